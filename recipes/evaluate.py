@@ -75,7 +75,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
     quiet_libraries()
     torch.set_num_threads(config.threads or os.cpu_count() or 1)
     checkpoint, trained_with = find_checkpoint(Path(config.checkpoint))
-    folder = checkpoint if trained_with is None else model_folder(_run_relative(trained_with, checkpoint))
+    folder = checkpoint if trained_with is None else model_folder(trained_with)
     pool = Pool.open(config.data)
     tokenizer = load_tokenizer(folder)
     prompts, too_long = pool_prompts(pool, tokenizer, config.max_prompt_tokens, config.limit)
@@ -128,16 +128,12 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig | None]:
         run_config = path.parent.parent / CONFIG
         if not run_config.is_file():
             raise ConfigError(f"checkpoint={path} stands outside its run folder: {run_config} is missing.")
-        return path, from_yaml(TrainConfig, run_config.read_text("utf-8"))
+        config = from_yaml(TrainConfig, run_config.read_text("utf-8"))
+        config.out = str(path.parent.parent)  # a run folder may have been moved since it was made
+        return path, config
     if not (path / "config.json").is_file():
         raise ConfigError(f"checkpoint={path} is neither a run folder, nor a run's checkpoint, nor a model folder.")
     return path, None
-
-
-def _run_relative(config: TrainConfig, checkpoint: Path) -> TrainConfig:
-    """The run's config with `out` as the folder stands now: run folders may be moved."""
-    config.out = str(checkpoint.parent.parent)
-    return config
 
 
 def weights_of(checkpoint: Path, folder: Path, config: TrainConfig | None, mesh: Any, vocabulary: int) -> Iterator[Any]:

@@ -23,13 +23,37 @@ def read_model_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         raise ConfigError(f"model={folder} has no config.json: it is not a Hugging Face model folder.")
+    return read_object(path)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model folder.
+
+    Raises:
+        ConfigError: the file holds something else.
+    """
     try:
-        config = json.loads(path.read_text("utf-8"))
+        value = json.loads(path.read_text("utf-8"))
     except ValueError as error:
-        raise ConfigError(f"{path} is not JSON ({error}).") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"{path} holds no JSON object.")
-    return config
+        raise ConfigError(f"{path} is not JSON ({error}). Copy the model folder again.") from error
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} holds no JSON object. Copy the model folder again.")
+    return value
+
+
+def weight_files(folder: Path) -> dict[str, str]:
+    """Which file holds each tensor, as the index of a sharded model states.
+
+    Raises:
+        ConfigError: the index is damaged, or names a file that is not there.
+    """
+    weight_map = read_object(folder / INDEX).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise ConfigError(f"{folder / INDEX} holds no weight_map from tensor to file. Copy the model folder again.")
+    for name in sorted(set(weight_map.values())):
+        if Path(name).name != name or not (folder / name).is_file():
+            raise ConfigError(f"{folder / INDEX} names {name}, which is not in {folder}. Copy the model folder again.")
+    return weight_map
 
 
 def check_model_folder(folder: Path, tensor: int, pipeline: int) -> None:
@@ -45,15 +69,18 @@ def check_model_folder(folder: Path, tensor: int, pipeline: int) -> None:
             f"{folder} holds neither {SINGLE} nor {INDEX}. Weights are read from safetensors only; convert others "
             "with transformers' save_pretrained."
         )
+    if (folder / INDEX).is_file():
+        weight_files(folder)
 
 
 def check_tokenizer_files(folder: Path) -> None:
-    """Raises UserError where a tokenizer's file is missing."""
+    """Raises UserError where a tokenizer's file is missing or damaged."""
     for name in TOKENIZER_FILES:
         if not (folder / name).is_file():
             raise UserError(
                 f"{folder} has no {name}: a model folder needs its tokenizer. Copy {', '.join(TOKENIZER_FILES)} there."
             )
+        read_object(folder / name)
 
 
 def check_shape(config: Mapping[str, Any], tensor: int, pipeline: int, where: str) -> None:

@@ -18,10 +18,13 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The tokenizer of a model folder.
 
     Raises:
-        UserError: the folder has none, or one without a chat template; says which file is missing.
+        UserError: the folder has none, a damaged one, or one without a chat template; says which file.
     """
     check_tokenizer_files(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot read
+        raise UserError(f"The tokenizer of {folder} cannot be read: {error}. Copy its files again.") from error
     if not tokenizer.chat_template:
         raise UserError(f"The tokenizer of {folder} has no chat template. Add chat_template.jinja to the folder.")
     return tokenizer

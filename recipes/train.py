@@ -79,6 +79,7 @@ def check(config: TrainConfig) -> None:
     """
     _check_numbers(config)
     for key, value, allowed in (
+        ("model.name", config.model.name, ("tiny", "folder")),
         ("algorithm", config.algorithm.name, ("grpo",)),
         ("actor", config.actor.name, ("megatron",)),
         ("rollout", config.rollout.name, ("local",)),
@@ -98,7 +99,11 @@ def check(config: TrainConfig) -> None:
             f"actor.tensor_parallel × actor.pipeline_parallel × actor.data_parallel = {tensor} × {pipeline} × "
             f"{world // (tensor * pipeline)} = {world}, but the launcher started {outside} ranks."
         )
-    if config.model.name != "tiny":
+    if config.model.name == "tiny" and config.model.path is not None:
+        raise ConfigError(f"model=tiny makes its own model, so model.path={config.model.path} has no use. Drop one.")
+    if config.model.name == "folder":
+        if config.model.path is None:
+            raise ConfigError("model.path= is missing. Give model=FOLDER, a Hugging Face folder.")
         if config.data is None:
             raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
         check_model_folder(model_folder(config), config.actor.tensor_parallel, config.actor.pipeline_parallel)

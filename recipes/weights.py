@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from crossthink.errors import UserError
-from recipes.model_folder import INDEX, SINGLE
+from recipes.model_folder import INDEX, SINGLE, weight_files
 
 COMPANIONS = ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
@@ -26,8 +25,9 @@ class SafetensorsFolder:
         """
         self.folder = folder
         self._handles: dict[str, safe_open] = {}
+        self.files: dict[str, str]
         if (folder / INDEX).is_file():
-            self.files: dict[str, str] = json.loads((folder / INDEX).read_text("utf-8"))["weight_map"]
+            self.files = weight_files(folder)
         elif (folder / SINGLE).is_file():
             self.files = dict.fromkeys(self._open(SINGLE).keys(), SINGLE)
         else:

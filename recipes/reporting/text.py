@@ -35,7 +35,7 @@ def duration(seconds: float | None) -> str:
     """Seconds as hours, minutes, seconds."""
     if seconds is None:
         return UNKNOWN
-    if seconds < 60:
+    if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)

@@ -46,6 +46,15 @@ def without_tokenizer(world: TinyWorld, folder: Path) -> list[str]:
     return world.train_words(folder / "run", f"model={folder / 'model'}")
 
 
+def damaged_model(name: str, text: str) -> Callable[[TinyWorld, Path], list[str]]:
+    def words(world: TinyWorld, folder: Path) -> list[str]:
+        shutil.copytree(world.base, folder / "model")
+        (folder / "model" / name).write_text(text)
+        return world.train_words(folder / "run", f"model={folder / 'model'}")
+
+    return words
+
+
 def other_config(world: TinyWorld, folder: Path) -> list[str]:
     succeed(*world.train_words(folder / "run", "steps=1"))
     return world.train_words(folder / "run", "steps=1", "sampling.temperature=0.7", "resume=true")
@@ -91,6 +100,17 @@ CASES = {
     ),
     "model folder without a tokenizer": Case(without_tokenizer, ("model", "tokenizer.json"), EXIT_FAILED),
     "no such model": Case(train("model=/nowhere"), ("model=/nowhere", "tiny")),
+    "damaged tokenizer": Case(damaged_model("tokenizer.json", '{"half": '), ("tokenizer.json is not JSON",)),
+    "another program's tokenizer": Case(
+        damaged_model("tokenizer.json", '{"version": 1}'), ("The tokenizer of", "cannot be read"), EXIT_FAILED
+    ),
+    "damaged index": Case(damaged_model("model.safetensors.index.json", "{}"), ("index.json holds no weight_map",)),
+    "index of a shard that is not there": Case(
+        damaged_model("model.safetensors.index.json", '{"weight_map": {"lm_head.weight": "model-00001.safetensors"}}'),
+        ("index.json names model-00001.safetensors",),
+    ),
+    "model of an unknown kind": Case(train("model.name=giant"), ("model.name=giant", "tiny, folder")),
+    "tiny model with a path": Case(train("model=tiny", "model.path=/nowhere"), ("model.path=/nowhere", "Drop one")),
     "run folder of another config": Case(other_config, ("sampling.temperature was 1.0, now 0.7", "another out=")),
     "run folder of something else": Case(foreign_folder, ("thesis.tex", "another out=")),
     "every prompt too long": Case(overlong_pool, ("max_prompt_tokens=2",), EXIT_FAILED),

@@ -280,7 +280,8 @@ def test_what_a_reader_must_know(tmp_path):
 def test_words_for_numbers():
     assert words.pct(None) == words.points(None) == words.number(None) == words.duration(None) == "–"
     assert words.points(-0.0312) == "−3.1" and words.points(0.00001) == "0.0" and words.pct(0.1234) == "12.3 %"
-    assert words.duration(59.94) == "59.9 s" and words.duration(3720) == "1 h 2 min"
+    assert words.duration(59.94) == "59.9 s" and words.duration(59.96) == "1 min 0 s"
+    assert words.duration(3720) == "1 h 2 min"
 
 
 @pytest.mark.parametrize(
