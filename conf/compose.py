@@ -15,21 +15,29 @@ from hydra.errors import ConfigCompositionException, HydraException, OverridePar
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from conf.ablations import presets, register
+from conf.train import TrainConfig
 from crossthink.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).parent
 # Keys whose value is a path or an address: taken literally, because Hydra's grammar refuses "=", "(" and blanks.
 PATH_KEYS = re.compile(
-    r"^(out|data|run|checkpoint|path|model\.path|eval\.data|reward\.token|token|sources\.\w+\.path)$"
+    r"^(out|data|run|checkpoint|path|model\.path|eval\.data|reward\.token|token|sources\.\w+\.path"
+    r"|decontaminate\.path|prompts\.folder|prompts\.tokenizer)$"
 )
 # Keys below a dictionary: a config dataclass does not list them.
-FREE_KEYS = re.compile(r"^(sources\.\w+\.\w+|blend\.weights\.\w+)$")
+FREE_KEYS = re.compile(r"^(sources\.\w+\.\w+|(blend\.weights|blend\.scores|pool_templates)\.\w+)$")
+# Dictionaries whose keys no schema knows, such as names of sources: Hydra has to be told that a new one is meant.
+OPEN_KEYS = re.compile(r"^(blend\.weights|blend\.scores|pool_templates)(\.|$)")
 SCHEMA = "schema"
 
 
-def options(group: str) -> list[str]:
-    """The names that a config group offers."""
-    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+def options(group: str, schema: type = TrainConfig) -> list[str]:
+    """The names that a config group offers the command with this schema."""
+    files = {path.stem for path in (CONF / group).glob("*.yaml")}
+    if group == "recipe" and not issubclass(schema, TrainConfig):
+        files = set()  # every recipe in a file is one of training
+    return sorted(files | presets(schema).get(group, {}).keys())
 
 
 def groups() -> list[str]:
@@ -55,6 +63,7 @@ def resolve(command: str, schema: type, overrides: Sequence[str]) -> Any:
         words += _literal(key, value)
     if any(word.startswith("++blend.weights=") for word in words) and not any(w.startswith("blend=") for w in words):
         words.insert(0, "blend=custom")  # weights given whole stand alone, not on top of the default blend's
+    register(schema)
     ConfigStore.instance().store(name=f"{command}_{SCHEMA}", node=schema)
     GlobalHydra.instance().clear()
     try:
@@ -131,10 +140,11 @@ def _check_known(command: str, schema: type, key: str, value: str) -> None:
         )
     if key in groups() and key != "model":
         words = [word.strip() for word in value.strip("[]").split(",")] if key == "sources" else [value]
-        unknown = [word for word in words if word not in options(key) and (word or key != "sources")]
+        allowed = options(key, schema)
+        unknown = [word for word in words if word not in allowed and (word or key != "sources")]
         if unknown:
-            near = did_you_mean(unknown[0], options(key))
-            raise ConfigError(f"{key}={unknown[0]} does not exist. Allowed: {', '.join(options(key))}.{near}")
+            near = did_you_mean(unknown[0], allowed)
+            raise ConfigError(f"{key}={unknown[0]} does not exist. Allowed: {', '.join(allowed)}.{near}")
 
 
 def _literal(key: str, value: str) -> list[str]:
@@ -145,8 +155,8 @@ def _literal(key: str, value: str) -> list[str]:
         return ["model=folder", f"model.path={_quote(_folder(value))}"]
     if PATH_KEYS.match(key) and value not in ("null", ""):
         return [f"{key}={_quote(value)}"]
-    if key == "blend.weights" or key.startswith("blend.weights."):
-        return [f"++{key}={value}"]  # its keys are names of sources, which no schema knows
+    if OPEN_KEYS.match(key):
+        return [f"++{key}={value}"]
     return [f"{key}={value}"]
 
 

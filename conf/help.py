@@ -33,7 +33,7 @@ def rows(schema: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
         hint, name = hints[field.name], prefix + field.name
         if name in groups() and (is_dataclass(hint) or name in ("recipe", "sources")):
             meaning = docs.get(field.name) or inspect.getdoc(hint)
-            names = [option for option in options(name) if (name, option) != ("model", "folder")]
+            names = [option for option in options(name, schema) if (name, option) != ("model", "folder")]
             allowed = ", ".join(names + (["FOLDER"] if name == "model" else []))
             found.append((f"{name}=", "choice", _group_default(schema, name), f"{meaning} One of: {allowed}."))
         if is_dataclass(hint):

@@ -177,8 +177,10 @@ class TrainConfig:
     blend: BlendConfig = field(default_factory=BlendConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalDuringConfig = field(default_factory=EvalDuringConfig)
+    pool_templates: dict[str, str] = field(default_factory=dict)
+    """question_template and answer_template that the pool must have been prepared with; empty takes any pool."""
     recipe: str | None = None
-    """Preset of all of the above: tiny."""
+    """Preset of all of the above: the demo's, or an ablation of the paper's Tables 3, 5 and 6."""
 
 
 @dataclass

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from conf.prep import FilterConfig
-from data_prep.rows import Drop, Question, normalise
+from data_prep.rows import Question, normalise
 
-FILTER_VERSION = 1  # rises with every change of a rule below; goes into the manifest
+FILTER_VERSION = 2  # rises with every change of a rule below; goes into the manifest
 
 
 def mcq(question: Question) -> str | None:
@@ -47,12 +47,16 @@ def math_level(question: Question, levels: Collection[int] | None) -> str | None
     return "level_not_wanted"
 
 
-def keep(question: Question, config: FilterConfig) -> Question | Drop:
-    """The question, or the first reason against it."""
+def same_options(question: Question) -> bool:
+    """Two options with one text: the text names no option, and either letter would be right (ours)."""
+    texts = [normalise(text) for _, text in question.options or ()]
+    return len(set(texts)) < len(texts)
+
+
+def reason_against(question: Question, config: FilterConfig) -> str | None:
+    """The first reason to drop the question, or None to keep it."""
     if question.kind == "mcq":
-        reason = mcq(question)
-    elif question.kind == "open":
-        reason = open_ended(question, config.max_answer_words)
-    else:
-        reason = math(question) or math_level(question, config.math_levels)
-    return question if reason is None else Drop(reason)
+        return mcq(question) or ("options_equal" if same_options(question) else None)
+    if question.kind == "open":
+        return open_ended(question, config.max_answer_words)
+    return math(question) or math_level(question, config.math_levels)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
+
+import orjson
+
 from data_prep.pool import Pool
 from data_prep.rows import PoolRow, normalise
 
 
-def content_key(row: PoolRow) -> tuple[str, tuple[str, ...]]:
-    """What makes two rows one question, whatever their source: normalised text in lower case, options in any order."""
+def content_key(row: PoolRow) -> bytes:
+    """Equal for rows that are one question, whatever their source: normalised lower-case text, options in any order."""
     options = sorted(normalise(text).lower() for text in (row.options or {}).values())
-    return normalise(row.question).lower(), tuple(options)
+    return hashlib.blake2b(orjson.dumps([normalise(row.question).lower(), *options]), digest_size=16).digest()
 
 
 def shared_questions(training: Pool, held_out: Pool) -> list[PoolRow]:

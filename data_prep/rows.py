@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+import orjson
 import pyarrow as pa
 
 DOMAINS = ("gpr", "math")
@@ -115,6 +117,32 @@ class PoolRow:
         return cls(**json.loads(line))
 
 
+def to_record_batch(rows: Sequence[PoolRow]) -> pa.RecordBatch:
+    """The rows as Arrow columns under `POOL_SCHEMA`; column by column, which is several times faster than row dicts."""
+    arrays = []
+    for column in POOL_SCHEMA:
+        values = [getattr(row, column.name) for row in rows]
+        if column.name == "options":
+            values = [None if options is None else list(options.items()) for options in values]
+            arrays.append(_structs(values, column.type))
+        elif column.name == "prompt":
+            pairs = [[(message["role"], message["content"]) for message in prompt] for prompt in values]
+            arrays.append(_structs(pairs, column.type))
+        else:
+            arrays.append(pa.array(values, column.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=POOL_SCHEMA)
+
+
+def _structs(lists: Sequence[Sequence[tuple[str, str]] | None], kind: pa.ListType) -> pa.ListArray:
+    """Lists of pairs (or nulls) as lists of structs with two text fields."""
+    pairs = [pair for pairs in lists for pair in pairs or ()]
+    fields = [pa.array([pair[at] for pair in pairs], pa.string()) for at in (0, 1)]
+    ends = itertools.accumulate((len(pairs or ()) for pairs in lists), initial=0)
+    missing = pa.array([pairs is None for pairs in lists], pa.bool_()) if None in lists else None
+    structs = pa.StructArray.from_arrays(fields, fields=list(kind.value_type))
+    return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=kind, mask=missing)
+
+
 def normalise(text: str) -> str:
     """NFC, with every run of whitespace one blank. Case stays: in mathematics N and n are two things."""
     return " ".join(unicodedata.normalize("NFC", text).split())
@@ -126,5 +154,5 @@ def row_id(source: str, kind: str, question: str, options: Mapping[str, str] | N
     The labels do not enter, so a multiple-choice question whose options were only re-ordered has the same id.
     """
     texts = sorted(normalise(text) for text in options.values()) if options else []
-    content = json.dumps([source, kind, normalise(question), texts], ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()[:32]
+    content = orjson.dumps([source, kind, normalise(question), texts])
+    return hashlib.sha256(content).hexdigest()[:32]

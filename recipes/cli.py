@@ -19,11 +19,14 @@ class Command:
     schema: str
     run: str
     summary: str
+    dry_run: bool = False  # takes --dry-run: run(config, dry_run=True) says what it would do
 
 
 COMMANDS = {
     "demo": Command("conf.train:DemoConfig", "recipes.demo", "the whole job on this machine, in a few minutes"),
-    "prep": Command("conf.prep:PrepConfig", "data_prep.prep", "sources → templates → filters → a pool of questions"),
+    "prep": Command(
+        "conf.prep:PrepConfig", "data_prep.prep", "sources → templates → filters → a pool of questions", dry_run=True
+    ),
     "serve-reward": Command("conf.reward:ServeRewardConfig", "reward_server.serve", "score boxed answers over HTTP"),
     "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO; starts its own workers and reward server"),
     "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "greedy accuracy of a checkpoint on a pool"),
@@ -70,15 +73,17 @@ def _main(words: list[str]) -> int:
     module, _, attribute = command.schema.partition(":")
     schema = getattr(importlib.import_module(module), attribute)
     if "-h" in rest or "--help" in rest:
-        _print_help(name, schema)
+        _print_help(name, command, schema)
         return EXIT_DONE
     from conf.compose import resolve, to_yaml
 
-    config = resolve(name, schema, [word for word in rest if word != "--cfg"])
+    flags = {"--cfg", "--dry-run"} if command.dry_run else {"--cfg"}
+    config = resolve(name, schema, [word for word in rest if word not in flags])
     if "--cfg" in rest:
         print(to_yaml(config), end="")
         return EXIT_DONE
-    code = importlib.import_module(command.run).run(config)
+    run = importlib.import_module(command.run).run
+    code = run(config, dry_run=True) if "--dry-run" in rest and command.dry_run else run(config)
     return EXIT_DONE if code is None else code
 
 
@@ -89,7 +94,7 @@ def _print_commands() -> None:
     print("\n`crossthink COMMAND --help` lists every key; `--cfg` prints the resolved configuration and stops.")
 
 
-def _print_help(name: str, schema: type) -> None:
+def _print_help(name: str, command: Command, schema: type) -> None:
     import inspect
     import shutil
     import textwrap
@@ -97,7 +102,8 @@ def _print_help(name: str, schema: type) -> None:
     from conf.help import rows
 
     width = shutil.get_terminal_size((110, 0)).columns
-    print(f"usage: crossthink {name} [key=value ...] [--cfg]\n\n{inspect.getdoc(schema)}\n")
+    flags = "[--cfg] [--dry-run]" if command.dry_run else "[--cfg]"
+    print(f"usage: crossthink {name} [key=value ...] {flags}\n\n{inspect.getdoc(schema)}\n")
     for key, kind, default, meaning in rows(schema):
         head = f"  {key:32} {kind:10} {default}"
         print(head)

@@ -43,6 +43,7 @@ def run_rank(config: TrainConfig, urls: list[str]) -> None:
 
 
 def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
+    from data_prep.blends import blend_weights
     from data_prep.pool import Pool
     from recipes.actors.megatron.actor import MegatronActor
     from recipes.progress import RunProgress
@@ -58,7 +59,8 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     out, folder = Path(config.out), model_folder(config)
     tokenizer = load_tokenizer(folder)
     pool = Pool.open(training_pool(config))
-    prompts = PromptStream(pool, pool.sampler(config.blend.weights, config.seed), tokenizer, config.max_prompt_tokens)
+    shares = blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
+    prompts = PromptStream(pool, pool.sampler(shares, config.seed), tokenizer, config.max_prompt_tokens)
     actor = MegatronActor(
         folder,
         mesh,

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from conf.prep import PrepConfig, SourceConfig, TemplateConfig
+from conf.prep import FilterConfig, PrepConfig, PromptConfig, SourceConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, ConfigError
 from crossthink.files import sha256_file
+from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
 from recipes import launch
 from recipes.model_folder import INDEX, SINGLE, check_model_folder
@@ -25,6 +26,8 @@ from recipes.run_folder import (
     record_manifest,
     training_pool,
 )
+
+POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
 
 
 def run(config: TrainConfig) -> int:
@@ -61,7 +64,9 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
         print(f"{out} is finished: {newest.step} of {config.steps} steps. Raise steps= to train on.", file=sys.stderr)
         return EXIT_DONE
     prepare(config)
-    facts = {"pool_sha256": _pool_hash(config), "model_sha256": _model_hash(config), "rules_hash": rules}
+    pool = check_pool(config)
+    print(blend_plan(config, pool), file=sys.stderr)
+    facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), "rules_hash": rules}
     record_manifest(out, facts)
     if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
         return launch.run_ranks(out, world_size(config), urls)
@@ -84,6 +89,7 @@ def check(config: TrainConfig) -> None:
         ("actor", config.actor.name, ("megatron",)),
         ("rollout", config.rollout.name, ("local",)),
         ("reward.match", config.reward.match, ("equivalent", "exact")),
+        ("blend.by", config.blend.by, BY),
     ):
         if value not in allowed:
             raise ConfigError(f"{key}={value} is not allowed. Allowed: {', '.join(allowed)}.")
@@ -111,8 +117,33 @@ def check(config: TrainConfig) -> None:
         raise ConfigError(
             f"data={config.data} does not exist. Make a pool with `crossthink prep out={config.data} ...`."
         )
+    if config.data is not None:
+        check_pool(config)
     if config.eval.every and config.eval.data is None and (config.model.name != "tiny" or config.data is not None):
         raise ConfigError(f"eval.every={config.eval.every} needs eval.data=, a pool of held-out questions.")
+
+
+def check_pool(config: TrainConfig) -> Pool:
+    """The run's pool, if it was prepared as `pool_templates` says and `blend` can draw from it.
+
+    Raises:
+        ConfigError: it was prepared with another template, or the blend is impossible.
+        UserError: it is no pool, or lacks what the blend weighs.
+    """
+    pool = Pool.open(training_pool(config))
+    for key, wanted in config.pool_templates.items():
+        if key not in POOL_TEMPLATES:
+            raise ConfigError(f"pool_templates.{key} is not allowed. Allowed: {', '.join(POOL_TEMPLATES)}.")
+        found = pool.manifest.get("config", {}).get(key)
+        if found != wanted:
+            how = f"recipe={config.recipe}" if config.recipe else f"{key}={wanted} sources=[...]"
+            raise ConfigError(
+                f"{f'recipe={config.recipe}' if config.recipe else 'This run'} trains on questions prepared with "
+                f"{key}={wanted}, and those of {pool.path} were prepared with {key}={found}. Make a pool for it: "
+                f"`crossthink prep {how} out=FOLDER`."
+            )
+    blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
+    return pool
 
 
 def _check_numbers(config: TrainConfig) -> None:
@@ -176,6 +207,13 @@ def plan(config: TrainConfig) -> str:
     )
 
 
+def blend_plan(config: TrainConfig, pool: Pool) -> str:
+    """The shares that the blend has on this pool, and how often the run goes through each source."""
+    shares = blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
+    draws = config.steps * config.prompts_per_step
+    return describe_blend(pool.counts, pool.groups, config.blend, shares, draws)
+
+
 def prepare(config: TrainConfig) -> None:
     """Make what the tiny recipe lacks: its demo pools and its warm-started base. Every piece is made once, whole."""
     if config.model.name != "tiny":
@@ -188,25 +226,32 @@ def prepare(config: TrainConfig) -> None:
 
 def demo_pools(out: Path, seed: int) -> None:
     """Write the demo's sources and prepare the training and held-out pools from them, where they are missing."""
-    from data_prep import prep
-    from data_prep.demo.sources import write_demo_sources
+    from data_prep import prep, tables
+    from data_prep.demo.sources import BARE_PROMPTS, DEMO_LICENCE, write_demo_sources
     from data_prep.demo.tasks import TASKS
 
     if not (out / DEMO_SOURCES).is_dir():
         write_demo_sources(out / DEMO_SOURCES, seed)
     for split, pool in (("train", DEMO_POOL), ("held_out", DEMO_HELD_OUT)):
         if not (out / pool).is_dir():
-            prep.run(
+            made = prep.make_pool(
                 PrepConfig(
                     out=str(out / pool),
                     sources={
-                        name: SourceConfig(path=str(out / DEMO_SOURCES / split / f"{name}.jsonl")) for name in TASKS
+                        name: SourceConfig(
+                            path=str(out / DEMO_SOURCES / split / f"{name}.jsonl"), licence=DEMO_LICENCE
+                        )
+                        for name in TASKS
                     },
+                    answer_template="short",
+                    filters=FilterConfig(math_levels=None),
                     # The tiny model learned the form of an answer in its warm start; every prompt token costs time.
-                    templates=TemplateConfig(instruction=None),
+                    prompts=PromptConfig(folder=str(BARE_PROMPTS)),
+                    workers=1,
                     seed=seed,
                 )
             )
+            tables.print_rows(out / pool, made)
 
 
 def _warm_start(config: TrainConfig) -> None:
@@ -250,10 +295,6 @@ def _rules(config: TrainConfig, urls: list[str]) -> str:
 
     with RewardClient(urls, config.reward.deadline_s, config.reward.token) as client:
         return client.rules()
-
-
-def _pool_hash(config: TrainConfig) -> str:
-    return Pool.open(training_pool(config)).sha256
 
 
 def _model_hash(config: TrainConfig) -> str:

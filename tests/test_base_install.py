@@ -8,7 +8,7 @@ import venv
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-MATH_ROW = {"problem": "1+1?", "level": 1, "type": "Algebra", "solution": "$\\boxed{2}$"}
+MATH_ROW = {"problem": "1+1?", "level": 3, "type": "Algebra", "solution": "$\\boxed{2}$"}
 
 
 def test_base_install_alone(tmp_path: Path) -> None:
@@ -28,7 +28,7 @@ def test_base_install_alone(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps(MATH_ROW) + "\n")
     run("crossthink", "prep", "sources=[math]", f"sources.math.path={rows}", "out=pool")
-    assert (tmp_path / "pool" / "pool.parquet").is_file()
+    assert (tmp_path / "pool" / "math.parquet").is_file()
     assert "pip install 'crossthink[train]'" in run("crossthink", "train", "recipe=tiny", "out=run", code=1)
     run("crossthink", "doctor")
     judged = run("python", "-c", JUDGE)

@@ -10,6 +10,8 @@ from typing import Any
 from crossthink.files import atomic_dir
 from data_prep.demo.tasks import LABELS, TASKS, Problem, distinct_problems
 
+DEMO_LICENCE = "Apache-2.0"  # the rows are this project's own, whatever real source their schema is from
+BARE_PROMPTS = Path(__file__).parent / "prompts"  # the question and nothing else
 TRAIN_ROWS = 900  # a source; the smallest task has 1,260 distinct problems
 HELD_OUT_ROWS = 60  # a source, so 360 in all
 

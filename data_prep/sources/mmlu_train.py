@@ -1,4 +1,7 @@
-"""MMLU [Train]: cais/mmlu, auxiliary_train. Four-way multiple choice from ARC, OBQA, RACE, MCTest and others."""
+"""MMLU [Train]: cais/mmlu, auxiliary_train. Four-way multiple choice from ARC, OBQA, RACE, MCTest and others.
+
+Unverified: the revision.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,16 @@ LABELS = "ABCD"
 
 
 class MmluTrain(Source):
-    """Rows `{question, subject, choices, answer}`; `subject` is empty throughout auxiliary_train."""
+    """Rows `{question, subject, choices, answer}`; `subject` is empty throughout auxiliary_train.
+
+    On the hub the configuration `all` holds them so, as its split auxiliary_train; the configuration `auxiliary_train`
+    wraps each one as `{train: {...}}`, which is read too.
+    """
+
+    def unwrap(self, raw: dict[str, Any]) -> dict[str, Any]:
+        """See `Source.unwrap`."""
+        inner = raw.get("train")
+        return inner if isinstance(inner, dict) and "question" not in raw else raw
 
     def parse(self, raw: dict[str, Any]) -> Question:
         """See `Source.parse`."""
@@ -42,4 +54,6 @@ SOURCE = MmluTrain(
     schema=("question", "subject", "choices", "answer"),
     expected_rows=99_842,
     paper_rows=99_842,
+    files=("all/auxiliary_train-*.parquet",),
+    unverified=("revision",),
 )

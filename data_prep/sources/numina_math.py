@@ -1,4 +1,7 @@
-"""NuminaMath-1.5: competition problems with an answer column. How the paper chose its 87,350 rows is unknown."""
+"""NuminaMath-1.5: competition problems with an answer column. How the paper chose its 87,350 rows is unknown.
+
+Unverified: the revision.
+"""
 
 from __future__ import annotations
 
@@ -43,4 +46,8 @@ SOURCE = NuminaMath(
     schema=("problem", "answer", "problem_type", "problem_is_valid", "solution_is_valid", "source"),
     expected_rows=896_215,
     paper_rows=87_350,
+    files=("data/train-*.parquet",),
+    paper_sample=87_350,
+    unread=("solution", "question_type", "synthetic"),
+    unverified=("revision",),
 )

@@ -1,4 +1,7 @@
-"""PersonaSkill-MATH: the math file of nvidia/Nemotron-CrossThink."""
+"""PersonaSkill-MATH: the math file of nvidia/Nemotron-CrossThink.
+
+Its card adds that models trained on the data may fall under the Qwen licence.
+"""
 
 from __future__ import annotations
 
@@ -27,4 +30,5 @@ SOURCE = PersonaSkillMath(
     schema=("data_source", "prompt", "reward_model.ground_truth", "meta_data.question"),
     expected_rows=99_880,
     paper_rows=100_000,
+    files=("Data/Nemotron-CrossThink-Math.jsonl|*Nemotron-CrossThink-Math_qa.jsonl",),
 )

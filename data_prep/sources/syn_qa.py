@@ -1,15 +1,18 @@
-"""Syn-QA: the QA file of nvidia/Nemotron-CrossThink. Multiple choice with the options inside the question's text."""
+"""Syn-QA: the QA file of nvidia/Nemotron-CrossThink. Multiple choice with the options inside the question's text.
+
+Its card adds that models trained on the data may fall under the Qwen licence.
+"""
 
 from __future__ import annotations
 
 import re
-import string
+from collections.abc import Sequence
 from typing import Any
 
 from data_prep.rows import Drop, Question
 from data_prep.sources.base import Source, text
 
-_FIRST_OPTION = re.compile(r"^[ \t]*A([.:)])(?=\s|$)", re.MULTILINE)
+_MARK = re.compile(r"^[ \t]*([A-Z])([.:)])(?=\s|$)", re.MULTILINE)
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 _GOLD = re.compile(r"([A-Z])(?:\s*[.:)]\s*(.*))?", re.DOTALL)
 
@@ -43,29 +46,28 @@ def split_options(question: str) -> tuple[str, tuple[tuple[str, str], ...]]:
     A paragraph after the last option is cut off, unless other options have paragraphs too: in 1% of the sampled rows a
     remark of the generator stands there ("Ensure that one of the ten choices is correct ...").
     """
-    runs = [_run(question, start) for start in _FIRST_OPTION.finditer(question)]
+    found = list(_MARK.finditer(question))
+    runs = [_run(found[at:]) for at, mark in enumerate(found) if mark[1] == "A"]
     runs = [run for run in runs if len(run) >= 2]
     if not runs:
         return question, ()
     marks = max(reversed(runs), key=len)  # of equal ones max takes the first, here the last of the text
     ends = [mark.start() for mark in marks[1:]] + [len(question)]
     texts = [question[mark.end() : end].strip() for mark, end in zip(marks, ends, strict=True)]
-    if not any(_PARAGRAPH.search(option) for option in texts[:-1]):
-        texts[-1] = _PARAGRAPH.split(texts[-1])[0]
-    labels = (mark[0].strip()[0] for mark in marks)
+    paragraph = _PARAGRAPH.search(texts[-1])
+    if paragraph and not any(_PARAGRAPH.search(option) for option in texts[:-1]):
+        texts[-1] = texts[-1][: paragraph.start()]
+    labels = (mark[1] for mark in marks)
     return question[: marks[0].start()].strip(), tuple(zip(labels, texts, strict=True))
 
 
-def _run(question: str, first: re.Match[str]) -> list[re.Match[str]]:
-    """The marks `A.`, `B.`, ... that follow one another from `first` on."""
-    marks = [first]
-    for letter in string.ascii_uppercase[1:]:
-        pattern = re.compile(rf"^[ \t]*{letter}{re.escape(first[1])}(?=\s|$)", re.MULTILINE)
-        mark = pattern.search(question, marks[-1].end())
-        if mark is None:
-            break
-        marks.append(mark)
-    return marks
+def _run(marks: Sequence[re.Match[str]]) -> list[re.Match[str]]:
+    """Those of `marks` that continue the first one: the next letter under the same sign, again and again."""
+    run = [marks[0]]
+    for mark in marks[1:]:
+        if ord(mark[1]) == ord(run[-1][1]) + 1 and mark[2] == run[0][2]:
+            run.append(mark)
+    return run
 
 
 def split_gold(gold: str) -> tuple[str | None, str | None]:
@@ -84,4 +86,6 @@ SOURCE = SynQA(
     schema=("data_source", "prompt", "reward_model.ground_truth", "meta_data.question"),
     expected_rows=187_496,
     paper_rows=192_930,
+    # The second is an older name, which scripts of third parties still use.
+    files=("Data/Nemotron-CrossThink-QA.jsonl|*Nemotron-CrossThink-QA_qa.jsonl",),
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -110,21 +110,40 @@ def error_verdict(item: Item) -> Verdict:
     return Verdict(item.id, None, None, 0, None, ERROR, 0.0)
 
 
-async def _judge_gold(item: Item, match: str, slow: SlowMath) -> Reply:
-    """A ground truth with one bad entry is bad: which entry a response would have met is chance."""
-    if not item.ground_truth or not all(gold.strip() for gold in item.ground_truth):
-        return Reply(False)
-    if item.kind == "mcq" and (item.options or match == "equivalent"):
-        return Reply(all(mcq.labels(gold, item.options) is not None for gold in item.ground_truth))
+def check_ground_truth(
+    kind: str, golds: Sequence[str], options: Sequence[tuple[str, str]] | None, match: str
+) -> bool | None:
+    """True where a ground truth can be judged, False where it is `bad_gold`, None where a worker must parse it.
+
+    One bad entry makes it bad: which entry a response would have met is chance.
+
+    Args:
+        kind: "mcq", "open" or "math".
+        golds: the right answers, any of which is right.
+        options: (label, text) pairs of a multiple-choice question, or None.
+        match: "equivalent" or "exact".
+    """
+    if not golds or not all(gold.strip() for gold in golds):
+        return False
+    if kind == "mcq" and (options or match == "equivalent"):
+        return all(mcq.labels(gold, options) is not None for gold in golds)
     if match == "exact":
-        return Reply(True)
-    if item.kind == "open":
-        return Reply(all(text.normalise(gold) for gold in item.ground_truth))
+        return True
+    if kind == "open":
+        return all(text.normalise(gold) for gold in golds)
+    good = [math.check_gold(gold) for gold in golds]
+    return False if False in good else None if None in good else True
+
+
+async def _judge_gold(item: Item, match: str, slow: SlowMath) -> Reply:
+    good = check_ground_truth(item.kind, item.ground_truth, item.options, match)
+    if good is not None:
+        return Reply(good)
     for gold in item.ground_truth:
-        good = math.check_gold(gold)
-        reply = await slow.gold_is_good(gold) if good is None else Reply(good)
-        if not reply.value:
-            return reply
+        if math.check_gold(gold) is None:
+            reply = await slow.gold_is_good(gold)
+            if not reply.value:
+                return reply
     return Reply(True)
 
 

@@ -96,7 +96,7 @@ def test_values_reach_their_keys():
     assert (config.actor.threads, config.data) == (2, None)
     config = train("reward.url=[http://a:1,http://b:2/x]", "resume=true", "blend=nd", "blend.name=mine")
     assert config.reward.url == ["http://a:1", "http://b:2/x"]
-    assert config.resume and config.blend.name == "mine" and len(config.blend.weights) == 6
+    assert config.resume and config.blend.name == "mine" and config.blend.weights == {}
 
 
 @pytest.mark.parametrize("words", [["recipe=tiny", "steps=3"], ["steps=3", "recipe=tiny"]])
@@ -125,10 +125,23 @@ def test_sources_nest_under_their_names():
 
 
 def test_a_weight_of_any_source_can_be_given():
-    """Also of one that the chosen blend leaves out; the trainer checks it against the pool."""
+    """Also of one that nobody knows; the trainer checks it against the pool."""
     given = train("blend=pool", "blend.weights.math=0.5", "blend.weights.mine=2").blend.weights
     assert given == {"math": 0.5, "mine": 2.0}
     assert train("blend=only_mr", "blend.weights.math=0").blend.weights["math"] == 0.0
+
+
+def test_weights_may_name_domains_and_kinds():
+    blend = train("blend.by=domain", "blend.weights={gpr:1,math:3}").blend
+    assert (blend.name, blend.by, blend.weights) == ("custom", "domain", {"gpr": 1.0, "math": 3.0})
+    assert train("blend=mcq_up", "blend.weights.open=1.5").blend.weights == {"mcq": 2.0, "open": 1.5}
+
+
+def test_scores_can_be_given():
+    assert train("blend=score").blend.scores["math"] is None
+    given = train("blend=score", "blend.scores.math=50.5", "blend.scores.mine=3", "blend.scores.syn_qa=null").blend
+    assert (given.scores["math"], given.scores["mine"], given.scores["syn_qa"]) == (50.5, 3.0, None)
+    assert given.scores["numina_math"] == 53.06
 
 
 def test_weights_given_whole_stand_alone():
@@ -154,6 +167,7 @@ def test_weights_given_whole_stand_alone():
         ("train", "=1", "is not a key"),
         ("prep", "filters.max_answer_wrods=1", "Did you mean 'filters.max_answer_words'?"),
         ("prep", "blend.weights.math=1", "'blend.weights.math' is not a key"),
+        ("prep", "pool_templates.question_template=open", "is not a key"),
         ("prep", "sources.math.path=x", "sources.math"),  # a source that was not chosen
         ("serve-reward", "prot=1", "Did you mean 'port'?"),
         ("eval", "optimizer.lr=1", "'optimizer.lr' is not a key of `crossthink eval`"),
@@ -174,7 +188,10 @@ def test_unknown_keys_name_the_nearest(command, word, wanted):
         ("train", "blend=nd,pool", "does not exist"),
         ("train", "blend=", "blend= does not exist"),
         ("train", "recipe=tny", "Did you mean 'tiny'?"),
-        ("train", "recipe=null", "does not exist. Allowed: tiny."),
+        ("train", "recipe=null", "recipe=null does not exist"),
+        ("demo", "recipe=table3_math", "does not exist. Allowed: tiny."),
+        ("prep", "recipe=tiny", "does not exist"),
+        ("prep", "recipe=table3_numina", "Did you mean 'table3_numina_math'?"),
         ("train", "algorithm=grop", "Did you mean 'grpo'?"),
         ("train", "actor=megatrom", "Did you mean 'megatron'?"),
         ("train", "rollout=vllm", "Allowed: local."),
@@ -186,7 +203,7 @@ def test_unknown_keys_name_the_nearest(command, word, wanted):
 def test_unknown_options_list_what_is_allowed(command, word, wanted):
     group = word.partition("=")[0]
     message = refused(command, word)
-    assert wanted in message and ", ".join(options(group)) in message
+    assert wanted in message and ", ".join(options(group, FEWEST[command][0])) in message
 
 
 def test_a_model_is_a_known_name_or_a_folder():
@@ -199,7 +216,7 @@ def test_a_model_is_a_known_name_or_a_folder():
 def test_every_option_of_every_group_resolves(group):
     for command, (schema, fewest) in FEWEST.items():
         if group in set(keys(schema)):
-            for option in options(group):
+            for option in options(group, schema):
                 config = resolve(command, schema, [*fewest, f"{group}={option}"])
                 chosen = getattr(config, group)
                 assert (chosen if isinstance(chosen, str) else chosen.name) == option
@@ -207,15 +224,18 @@ def test_every_option_of_every_group_resolves(group):
 
 def test_every_source_resolves():
     config = resolve("prep", PrepConfig, ["out=x", f"sources=[{','.join(options('sources'))}]"])
-    assert config.sources == {name: SourceConfig() for name in options("sources")}
+    assert sorted(config.sources) == options("sources")
+    # Whole sources from the hub, but for the two of which the paper takes a sample (Table 1).
+    samples = {"natural_reasoning": 100_000, "numina_math": 87_350}
+    assert config.sources == {name: SourceConfig(sample=samples.get(name)) for name in options("sources")}
 
 
 @pytest.mark.parametrize("name", options("blend"))
 def test_blends_are_whole(name):
     blend: BlendConfig = train(f"blend={name}").blend
     assert blend.name == name and blend.provenance in ("reported", "derived", "ours")
-    assert not blend.weights or sum(blend.weights.values()) == pytest.approx(1, abs=1e-5)
-    assert set(blend.weights) <= set(options("sources"))
+    names = {"source": options("sources"), "domain": ["gpr", "math"], "kind": ["mcq", "open"]}[blend.by]
+    assert set(blend.weights) <= set(names) and set(blend.scores) <= set(options("sources"))
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,7 @@ def test_round_trip(command, schema, words):
 @settings(deadline=None, max_examples=12)
 def test_round_trip_of_any_values(text, other, number, seed):
     config = PrepConfig(out=text, seed=seed, sources={"math": SourceConfig(path=other)})
-    config.templates.instruction = other
+    config.prompts.folder = other
     assert same(from_yaml(PrepConfig, to_yaml(config)), config)
     config = TrainConfig(out=text, data=other, seed=seed)
     config.optimizer.lr = number

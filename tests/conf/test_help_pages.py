@@ -30,7 +30,9 @@ def narrow(monkeypatch):
 def test_help_lists_every_field_with_its_meaning(command, flag, capsys):
     assert main([command, flag]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"usage: crossthink {command} [key=value ...] [--cfg]"
+    assert lines[0] == f"usage: crossthink {command} [key=value ...] [--cfg]" + (
+        " [--dry-run]" if command == "prep" else ""
+    )
     assert lines[2].strip()  # what the command does
     meanings = {}
     for line in lines[3:]:
@@ -58,7 +60,7 @@ def test_rows_are_whole(command):
         group = key.removesuffix("=")
         if key.endswith("="):
             assert kind == "choice" and group in groups()
-            for option in options(group):
+            for option in options(group, schema):
                 assert option in meaning or (group, option) == ("model", "folder")
 
 

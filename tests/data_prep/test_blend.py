@@ -1,88 +1,31 @@
 import json
 import os
+import pickle
 import subprocess
 import sys
-from collections import Counter, defaultdict
+from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from conf.blend import BlendConfig
 from crossthink.errors import UserError
 from data_prep.blend import BLOCK, BlendSampler, Draw, next_counts, permutation
 from data_prep.sources import SOURCES
 
 REPO = Path(__file__).parents[2]
-BLENDS = {file.stem: file for file in sorted((REPO / "conf" / "blend").glob("*.yaml"))}
 PAPER = {name: source.paper_rows for name, source in SOURCES.items()}
-GPR = {name for name, source in SOURCES.items() if source.domain == "gpr"}
-MCQ = {"mmlu_train", "syn_qa"}
 
 counts_and_weights = st.dictionaries(
     st.sampled_from(sorted(SOURCES)), st.tuples(st.integers(1, 400), st.floats(0.001, 10)), min_size=1
 ).map(lambda d: ({name: rows for name, (rows, _) in d.items()}, {name: weight for name, (_, weight) in d.items()}))
 
 
-def load(name):
-    return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(BlendConfig), OmegaConf.load(BLENDS[name])))
-
-
-def shares(draws):
-    counted = Counter(draw.source for draw in draws)
-    return {source: counted[source] / len(draws) for source in counted}
-
-
-def halves(first, share):
-    """Natural proportions within `first`, which gets `share`, and within the rest."""
-    first_rows = sum(PAPER[name] for name in first)
-    rest_rows = sum(PAPER.values()) - first_rows
-    return {
-        name: rows / first_rows * share if name in first else rows / rest_rows * (1 - share)
-        for name, rows in PAPER.items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("name", "expected"),
-    [
-        ("nd", {name: rows / 588_645 for name, rows in PAPER.items()}),
-        ("mr_up", halves(GPR, 1 / 3)),
-        ("gpr_up", halves(GPR, 2 / 3)),
-        ("mcq_up", halves(MCQ, 2 / 3)),
-        ("open_up", halves(MCQ, 1 / 3)),
-        ("only_mr", halves(GPR, 0)),
-        ("only_gpr", halves(GPR, 1)),
-    ],
-)
-def test_the_shipped_weights_follow_from_table_1(name, expected):
-    blend = load(name)
-    assert (blend.name, blend.provenance) == (name, "derived")
-    assert blend.weights == {source: round(share, 6) for source, share in expected.items() if share}
-
-
-def test_the_pool_blend_takes_sources_as_they_are():
-    assert load("pool").weights == {} and set(BLENDS) >= {"pool", "nd", "mr_up", "only_gpr"}
+def test_no_weights_take_sources_as_they_are():
     sampler = BlendSampler({"math": 300, "syn_qa": 100, "numina_math": 0}, {}, seed=0)
     assert sampler.shares == {"math": Fraction(3, 4), "syn_qa": Fraction(1, 4)}
-
-
-@pytest.mark.parametrize("name", BLENDS)
-def test_shares_over_a_run_of_the_paper(name):
-    sampler = BlendSampler(PAPER, load(name).weights, seed=1)
-    draws = sampler.draw(83_200)
-    found = shares(draws)
-    assert set(found) == set(sampler.shares)
-    assert all(abs(found[source] - share) < 0.002 for source, share in sampler.shares.items())
-    # 83,200 draws are 14% of the pool and less than half of any source's rows: nothing repeats in any blend.
-    assert len(set(draws)) == len(draws) and all(draw.epoch == 0 for draw in draws)
-    drawn = Counter()
-    for block in range(0, len(draws), BLOCK):
-        drawn.update(draw.source for draw in draws[block : block + BLOCK])
-        assert all(abs(drawn[source] - share * (block + BLOCK)) < 1 for source, share in sampler.shares.items())
 
 
 @settings(deadline=None, max_examples=60)
@@ -127,6 +70,25 @@ def test_block_counts_never_drift_and_never_go_back(parts, block):
         assert all(after[source] >= drawn[source] for source in targets)
         assert all(-len(targets) < after[source] - share * end < 1 for source, share in targets.items())
         drawn = after
+
+
+@settings(deadline=None, max_examples=15)
+@given(counts_and_weights, st.lists(st.integers(0, 4000), min_size=1, max_size=8))
+def test_any_draw_can_be_asked_for_in_any_order(mixture, places):
+    counts, weights = mixture
+    straight = BlendSampler(counts, weights, 5).draw(4001)
+    jumping = BlendSampler(counts, weights, 5)
+    assert [jumping.locate(place) for place in places] == [straight[place] for place in places]
+
+
+def test_memory_does_not_grow_with_the_draws():
+    sampler = BlendSampler({"math": 500, "syn_qa": 900}, {"math": 1, "syn_qa": 3}, 0)
+    sizes = set()
+    for _ in range(20):  # 40,000 draws: 20 passes over one source, 33 over the other
+        sampler.draw(2000)
+        sizes.add(len(pickle.dumps(sampler)) // 1000)
+    assert max(sizes) - min(sizes) <= 1 and max(sizes) < 20
+    assert len(json.dumps(sampler.state_dict())) < 300
 
 
 def test_seeds_and_sources_have_orders_of_their_own():

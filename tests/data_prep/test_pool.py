@@ -1,14 +1,15 @@
+import functools
 import json
-import subprocess
-import sys
-from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from crossthink.errors import UserError
-from data_prep.pool import GROUP_ROWS, Pool, writing_pool
-from data_prep.rows import POOL_SCHEMA, PoolRow, row_id
+from data_prep.pool import GROUP_ROWS, Pool, SourceWriter, rows_file, write_manifest
+from data_prep.rows import POOL_SCHEMA, PoolRow, row_id, to_record_batch
 
 
 def make_row(source, n):
@@ -28,12 +29,22 @@ def make_row(source, n):
     )
 
 
-def write(path, counts):
-    with writing_pool(path, {"seed": 0}) as writer:
-        for source, count in counts.items():
-            for n in range(count):
-                writer.add(make_row(source, n))
-    return path
+def write_source(path, rows, sizes):
+    """Write a record batch in batches of these sizes, again and again."""
+    at = 0
+    with SourceWriter(path) as writer:
+        while at < rows.num_rows:
+            for size in sizes:
+                writer.add(rows.slice(min(at, rows.num_rows), size))
+                at += size
+
+
+def write(folder, counts):
+    folder.mkdir()
+    for source, count in counts.items():
+        write_source(folder / rows_file(source), to_record_batch([make_row(source, n) for n in range(count)]), [100])
+    write_manifest(folder, counts, {"seed": 0})
+    return folder
 
 
 COUNTS = {"mmlu_train": GROUP_ROWS + 7, "math": 2 * GROUP_ROWS, "syn_qa": 3}
@@ -62,48 +73,61 @@ def test_rows_that_are_not_there(pool):
         pool.row("numina_math", 0)
 
 
-def test_the_schema_is_the_contract(pool):
-    assert pq.read_schema(pool.path / "pool.parquet").equals(POOL_SCHEMA)
+def test_the_schema_and_the_layout_are_the_contract(pool):
+    assert sorted(path.name for path in pool.path.iterdir()) == [
+        *("manifest.json", "math.parquet", "mmlu_train.parquet", "syn_qa.parquet")
+    ]
+    for source in COUNTS:
+        assert pq.read_schema(pool.path / rows_file(source)).equals(POOL_SCHEMA)
     assert POOL_SCHEMA.names == [
         *("id", "source", "domain", "kind", "question", "options", "ground_truth", "prompt", "prompt_tokens", "meta")
     ]
     described = json.loads((pool.path / "manifest.json").read_text())
-    assert described["pool"] == {"file": "pool.parquet", "sha256": pool.sha256, "rows": len(pool), "sources": COUNTS}
+    assert (described["format"], described["version"], described["seed"]) == ("crossthink-pool", 2, 0)
+    facts = described["pool"]
+    assert (facts["sha256"], facts["rows"], facts["sources"]) == (pool.sha256, len(pool), COUNTS)
+    assert list(facts["files"]) == list(COUNTS) and all(len(digest) == 64 for digest in facts["files"].values())
 
 
-def test_the_same_rows_give_the_same_bytes(pool, tmp_path):
-    again = write(tmp_path / "again", COUNTS)
-    assert (again / "pool.parquet").read_bytes() == (pool.path / "pool.parquet").read_bytes()
+def test_columns_and_groups(pool):
+    batches = list(pool.columns("math", ["question", "kind"]))
+    assert sum(batch.num_rows for batch in batches) == COUNTS["math"]
+    assert batches[0].to_pylist()[1] == {"question": "question 1", "kind": "math"}
+    assert pool.groups == {"mmlu_train": ("gpr", "mcq"), "math": ("gpr", "math"), "syn_qa": ("gpr", "math")}
 
 
-def test_a_failure_leaves_nothing_behind(tmp_path):
-    with pytest.raises(RuntimeError, match="midway"), writing_pool(tmp_path / "pool", {}) as writer:
-        for n in range(GROUP_ROWS + 1):
-            writer.add(make_row("math", n))
+@functools.cache
+def many_rows():
+    return to_record_batch([make_row("mmlu_train", n) for n in range(17 * GROUP_ROWS + 5)])
+
+
+@settings(deadline=None, max_examples=15)
+@given(sizes=st.lists(st.integers(0, 3000), min_size=1, max_size=6).filter(any))
+def test_the_bytes_do_not_depend_on_how_the_rows_come(tmp_path_factory, sizes):
+    folder = tmp_path_factory.mktemp("writer")
+    rows = many_rows()
+    write_source(folder / "whole.parquet", rows, [rows.num_rows])
+    write_source(folder / "parts.parquet", rows, sizes)
+    assert (folder / "parts.parquet").read_bytes() == (folder / "whole.parquet").read_bytes()
+    file = pq.ParquetFile(folder / "parts.parquet")
+    sizes = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+    assert sizes == [GROUP_ROWS] * 17 + [5]
+    assert file.read().equals(pa.Table.from_batches([rows]))
+
+
+def test_the_identity_covers_every_file_and_their_order(pool, tmp_path):
+    again = Pool.open(write(tmp_path / "again", COUNTS))
+    assert again.sha256 == pool.sha256
+    turned = Pool.open(write(tmp_path / "turned", dict(reversed(COUNTS.items()))))
+    fewer = Pool.open(write(tmp_path / "fewer", COUNTS | {"syn_qa": 2}))
+    assert len({pool.sha256, turned.sha256, fewer.sha256}) == 3
+
+
+def test_an_interrupted_writer_lets_go_of_its_file(tmp_path):
+    with pytest.raises(RuntimeError, match="midway"), SourceWriter(tmp_path / "a.parquet") as writer:
+        writer.add(to_record_batch([make_row("math", n) for n in range(10)]))
         raise RuntimeError("midway")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_full_disk_is_named_and_leaves_nothing_behind(tmp_path):
-    # In a process of its own: the limit of a file's size stands in for a full disk.
-    code = (
-        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000));"
-        "sys.path[:0] = ['', sys.argv[2]];"
-        "from test_pool import write; write(sys.argv[1], {'math': 5000})"
-    )
-    args = [sys.executable, "-c", code, tmp_path / "pool", Path(__file__).parent]
-    done = subprocess.run(args, capture_output=True, text=True, cwd=Path(__file__).parents[2])
-    assert "DiskFullError: No space left to write" in done.stderr
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_sources_must_come_together_and_pools_are_written_once(tmp_path):
-    with pytest.raises(ValueError, match="'math' are not together"), writing_pool(tmp_path / "a", {}) as writer:
-        for source in ("math", "syn_qa", "math"):
-            writer.add(make_row(source, 0))
-    write(tmp_path / "b", {"math": 1})
-    with pytest.raises(UserError, match="b already exists, and a pool is written once"):
-        write(tmp_path / "b", {"math": 1})
+    assert pq.ParquetFile(tmp_path / "a.parquet").metadata.num_rows == 0  # what waited was not written as if whole
 
 
 def test_what_is_no_pool_is_named(tmp_path):
@@ -113,21 +137,28 @@ def test_what_is_no_pool_is_named(tmp_path):
         Pool.open(tmp_path)
     path = write(tmp_path / "pool", {"math": 2})
     manifest = json.loads((path / "manifest.json").read_text())
-    (path / "manifest.json").write_text(json.dumps(manifest | {"version": 99}))
-    with pytest.raises(UserError, match="is a pool of version 99; this release reads 1"):
-        Pool.open(path)
-    for broken in ("{", "[]", "{}", '{"pool": {}}'):
+    for version, facts in ((1, {"file": "pool.parquet", "sources": {"math": 2}}), (99, None)):
+        (path / "manifest.json").write_text(json.dumps({"version": version, "pool": facts}))
+        with pytest.raises(UserError, match=f"is a pool of version {version}; this release reads 2"):
+            Pool.open(path)
+    for broken in ("{", "[]", "{}", '{"pool": {}}', '{"version": 2, "pool": {"sources": {"math": 2}}}'):
         (path / "manifest.json").write_text(broken)
         with pytest.raises(UserError, match="manifest.json is not the manifest of a pool"):
             Pool.open(path)
     (path / "manifest.json").write_text(json.dumps(manifest))
     assert len(Pool.open(path)) == 2
-    (path / "pool.parquet").write_bytes((path / "pool.parquet").read_bytes() + b"x")
-    with pytest.raises(UserError, match=r"pool.parquet is not the file that manifest.json describes \(SHA-256"):
+    (path / "math.parquet").write_bytes((path / "math.parquet").read_bytes() + b"x")
+    with pytest.raises(UserError, match=r"math.parquet is not the file that manifest.json describes \(SHA-256"):
         Pool.open(path)
-    (path / "pool.parquet").unlink()
-    with pytest.raises(UserError, match="it has no pool.parquet"):
+    (path / "math.parquet").unlink()
+    with pytest.raises(UserError, match="it has no math.parquet"):
         Pool.open(path)
+
+
+def test_columns_of_an_empty_batch_keep_their_types():
+    batch = to_record_batch([])
+    assert batch.num_rows == 0 and batch.schema.equals(POOL_SCHEMA)
+    assert pa.Table.from_batches([batch]).num_rows == 0
 
 
 def test_a_blend_of_the_pool(pool):

@@ -1,16 +1,24 @@
+import dataclasses
+import fnmatch
 import json
+import re
 from collections import Counter
+from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
+from conf.prep import SourceConfig
 from crossthink.errors import ConfigError, UserError
 from data_prep import filters
 from data_prep.rows import Drop, Question
 from data_prep.sources import SOURCES, get_source
-from data_prep.sources.base import LICENCES, strictest_licence
-from data_prep.sources.math import last_boxed
+from data_prep.sources.base import LICENCES, allows_commercial, strictest_licence
+from data_prep.sources.math import TOPICS, last_boxed
 from data_prep.sources.syn_qa import split_gold, split_options
 
 
@@ -25,8 +33,76 @@ def test_facts_are_the_ones_of_table_1():
         "numina_math",
         "personaskill_math",
     }
+    assert {name: source.paper_sample for name, source in SOURCES.items() if source.paper_sample} == {
+        "natural_reasoning": 100_000,
+        "numina_math": 87_350,
+    }
+    assert [source.paper_levels for source in SOURCES.values() if source.paper_levels] == [(3, 4, 5)]
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_what_nobody_checked_is_marked(source):
+    assert ("revision" in source.unverified) == (source.revision is None)
+    assert source.revision is None or re.fullmatch("[0-9a-f]{40}", source.revision)
+    facts = source.describe()
+    assert json.loads(json.dumps(facts)) == facts
+    assert facts["unverified"] == list(source.unverified)
+    assert set(source.unverified) <= {field.name for field in dataclasses.fields(source)}
+
+
+@pytest.mark.parametrize(
+    ("name", "taken", "left"),
+    [
+        ("syn_qa", ["Data/Nemotron-CrossThink-QA.jsonl"], ["Data/Nemotron-CrossThink-Math.jsonl"]),
+        ("syn_qa", ["Nemotron-CrossThink-QA_qa.jsonl"], ["Nemotron-CrossThink-Math_qa.jsonl"]),
+        ("personaskill_math", ["Data/Nemotron-CrossThink-Math.jsonl"], ["Data/Nemotron-CrossThink-QA.jsonl"]),
+        (
+            "mmlu_train",
+            ["all/auxiliary_train-00000-of-00001.parquet"],
+            ["all/test-00000-of-00001.parquet", "auxiliary_train/train-00000-of-00001.parquet"],
+        ),
+        ("natural_reasoning", ["full.jsonl"], ["science_reasoning_8.7k.jsonl"]),
+        ("natural_reasoning", ["train.jsonl"], ["train_science_reasoning_8.7k.jsonl"]),
+        ("numina_math", ["data/train-00000-of-00003.parquet"], ["data/test-00000-of-00001.parquet"]),
+        (
+            "math",
+            [f"{topic}/train-00000-of-00001.parquet" for topic in TOPICS],
+            ["algebra/test-00000-of-00001.parquet"],
+        ),
+    ],
+)
+def test_file_patterns_take_the_files_of_the_hub(name, taken, left):
+    def matches(file, patterns):
+        return any(fnmatch.fnmatchcase(file, pattern) for pattern in patterns.split("|"))
+
+    patterns = SOURCES[name].files
+    assert all(any(matches(file, pattern) for file in taken) for pattern in patterns)
+    assert all(any(matches(file, pattern) for pattern in patterns) for file in taken)
+    assert not any(matches(file, pattern) for file in left for pattern in patterns)
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_the_config_of_a_source_states_every_key_and_the_papers_sample(source):
+    path = Path(__file__).resolve().parents[2] / "conf" / "sources" / f"{source.name}.yaml"
+    stated = OmegaConf.to_container(OmegaConf.load(path))
+    assert path.read_text().startswith(f"# @package sources.{source.name}\n")
+    assert list(stated) == [field.name for field in dataclasses.fields(SourceConfig)]
+    assert {key: value for key, value in stated.items() if value is not None} == (
+        {"sample": source.paper_sample} if source.paper_sample else {}
+    )
+
+
+def test_licences():
     assert all(source.licence in LICENCES for source in SOURCES.values())
     assert strictest_licence({"MIT", "CC-BY-NC-4.0", "CC-BY-4.0"}) == "CC-BY-NC-4.0"
+    assert strictest_licence(["Apache-2.0", "MIT"]) == "Apache-2.0"
+    assert [name for name, source in SOURCES.items() if not allows_commercial(source.licence)] == ["natural_reasoning"]
+
+
+@pytest.mark.parametrize("ask", [allows_commercial, lambda licence: strictest_licence({"MIT", licence})])
+def test_nothing_is_assumed_of_an_unknown_licence(ask):
+    with pytest.raises(UserError, match="licence 'cc-by-4.0' is not known. Known, .*CC-BY-4.0"):
+        ask("cc-by-4.0")
 
 
 def test_unknown_source_lists_the_names():
@@ -91,6 +167,40 @@ def test_a_wrong_type_or_range_is_named(name, change, says, raw_file, raw_rows):
 def test_an_empty_question_is_dropped_and_counted(raw_file, raw_rows):
     row = raw_rows["natural_reasoning"][0] | {"question": " \n"}
     assert list(SOURCES["natural_reasoning"].read(raw_file("natural_reasoning", [row]))) == [Drop("question_empty")]
+
+
+def test_several_files_read_in_order_up_to_the_limit(tmp_path, raw_rows):
+    files = [tmp_path / "b.jsonl", tmp_path / "a.jsonl"]
+    for file in files:
+        file.write_text("".join(json.dumps(row) + "\n" for row in raw_rows["math"]))
+    questions = list(SOURCES["math"].read(files, limit=3))
+    assert [(question.file, question.row) for question in questions] == [("b.jsonl", 1), ("b.jsonl", 2), ("a.jsonl", 1)]
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+def test_unread_fields_are_not_missed(source, raw_rows):
+    for row in raw_rows[source.name]:
+        kept = {key: value for key, value in row.items() if key not in source.unread}
+        assert source.convert(kept, Path("f.jsonl"), 1) == source.convert(row, Path("f.jsonl"), 1)
+
+
+def test_mmlu_rows_wrapped_in_a_struct_read_the_same(tmp_path, raw_rows):
+    """As the hub's configuration `auxiliary_train` has them."""
+    pq.write_table(pa.Table.from_pylist(raw_rows["mmlu_train"]), tmp_path / "flat.parquet")
+    pq.write_table(
+        pa.Table.from_pylist([{"train": row} for row in raw_rows["mmlu_train"]]), tmp_path / "nested.parquet"
+    )
+    flat, nested = (
+        [
+            dataclasses.replace(question, file="")
+            for question in SOURCES["mmlu_train"].read(tmp_path / f"{name}.parquet")
+        ]
+        for name in ("flat", "nested")
+    )
+    assert flat == nested and len(flat) == 2
+    with pytest.raises(UserError, match="no field 'choices', .*The row has question, subject, answer;"):
+        del raw_rows["mmlu_train"][0]["choices"]
+        SOURCES["mmlu_train"].convert({"train": raw_rows["mmlu_train"][0]}, tmp_path, 1)
 
 
 def test_mmlu_letter(raw_rows):

@@ -33,7 +33,7 @@ def prep_of(row: dict[str, object]) -> Callable[[TinyWorld, Path], list[str]]:
     """prep on a file whose second row is `row`."""
 
     def words(world: TinyWorld, folder: Path) -> list[str]:
-        good = {"problem": "1+1?", "level": 1, "type": "Algebra", "solution": "$\\boxed{2}$"}
+        good = {"problem": "1+1?", "level": 3, "type": "Algebra", "solution": "$\\boxed{2}$"}
         path = folder / "rows.jsonl"
         path.write_text("".join(json.dumps(r) + "\n" for r in (good, row)))
         return ["prep", "sources=[math]", f"sources.math.path={path}", f"out={folder / 'pool'}"]

@@ -5,11 +5,12 @@ import math
 
 import pytest
 import torch
+from pool_helpers import write_pool
 from tiny_helpers import small_model, small_tokenizer
 from transformers import AutoModelForCausalLM
 
 from conf.train import WarmStartConfig
-from data_prep.pool import Pool, writing_pool
+from data_prep.pool import Pool
 from data_prep.rows import PoolRow
 from recipes import warm_start
 from recipes.tokenizer import load_tokenizer
@@ -64,9 +65,7 @@ def line(source, question, answer, options=None):
 def data(tmp_path_factory):
     """A pool and its worked examples; two of these have no question in the pool."""
     folder = tmp_path_factory.mktemp("warm")
-    with writing_pool(folder / "pool", {}) as writer:
-        for one in ROWS:
-            writer.add(one)
+    write_pool(folder / "pool", ROWS)
     lines = [
         line("numina_math", "1+1?", "2"),
         line("numina_math", "9+1?", "10"),

@@ -3,12 +3,12 @@
 import json
 
 import pytest
+from pool_helpers import write_pool
 from rl_helpers import row
 from tiny_helpers import small_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from crossthink.errors import UserError
-from data_prep.pool import Pool, writing_pool
 from recipes.rl import prompts
 from recipes.rl.prompts import PromptStream, make_prompt
 from recipes.tiny import tiny_tokenizer
@@ -19,12 +19,13 @@ LONG = "very long " * 30
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory):
     """Eight rows of two sources; the last of each is long."""
-    path = tmp_path_factory.mktemp("stream") / "pool"
-    with writing_pool(path, {}) as writer:
-        for number, source in enumerate(["math"] * 4 + ["numina_math"] * 4):
-            text = LONG if number % 4 == 3 else f"question {number}"
-            writer.add(row(number, source=source, prompt=[{"role": "user", "content": text}]))
-    return Pool.open(path)
+    texts = [LONG if number % 4 == 3 else f"question {number}" for number in range(8)]
+    sources = ["math"] * 4 + ["numina_math"] * 4
+    rows = [
+        row(number, source=source, prompt=[{"role": "user", "content": text}])
+        for number, (source, text) in enumerate(zip(sources, texts, strict=True))
+    ]
+    return write_pool(tmp_path_factory.mktemp("stream") / "pool", rows)
 
 
 def stream(pool, limit=60, seed=0):
