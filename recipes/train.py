@@ -238,9 +238,7 @@ def demo_pools(out: Path, seed: int) -> None:
                 PrepConfig(
                     out=str(out / pool),
                     sources={
-                        name: SourceConfig(
-                            path=str(out / DEMO_SOURCES / split / f"{name}.jsonl"), licence=DEMO_LICENCE
-                        )
+                        name: SourceConfig(path=str(out / DEMO_SOURCES / split / f"{name}.jsonl"), licence=DEMO_LICENCE)
                         for name in TASKS
                     },
                     answer_template="short",

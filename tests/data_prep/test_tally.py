@@ -7,7 +7,7 @@ from data_prep.rows import Question
 from data_prep.steps import SHOWN, STEPS, Tally, readable
 
 # Few kinds, so that most examples have more rows of one than are shown.
-ROWS = st.lists(st.sampled_from([None, ("parse", "a"), ("parse", "b"), ("sample", "a")]), max_size=60)
+ROWS = st.lists(st.sampled_from([None, ("parse", "a"), ("parse", "b"), ("sample", "a")]), min_size=20, max_size=60)
 
 
 def tally_of(rows, first=0):
