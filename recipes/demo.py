@@ -15,7 +15,7 @@ from conf.report import ReportConfig
 from conf.train import DemoConfig, TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
 from crossthink.files import atomic_dir, write_json
-from recipes import evaluate, launch, report, train
+from recipes import evaluate, launch, prepare, report, train
 from recipes.run_files import EVAL_BASE, EVAL_FINAL, REPORT_JSON
 from recipes.run_folder import BASE, claim, held_out_pool, locked, read_config, training_pool
 
@@ -66,7 +66,7 @@ def _work(config: DemoConfig, out: Path) -> int:
     (out / "logs").mkdir(exist_ok=True)
     with launch.reward_servers(config.reward, out / "logs" / "reward_server.log") as urls:
         _say("data and warm start", out)
-        train.prepare(config)
+        prepare.prepare(config)
         check_held_out(config)
         _evaluate(config, out / BASE, out / EVAL_BASE, urls)
         _say("training", out)
