@@ -43,7 +43,7 @@ def page(pool: Pool, tallies: Mapping[str, Tally], title: str) -> str:
     """
     manifest = pool.manifest
     body = [
-        f"<h1>{_e(title)}</h1><p class=small>{len(pool):,} verifiable questions from {len(tallies)} source{'s' * (len(tallies) > 1)}. "
+        f"<h1>{_e(title)}</h1><p class=small>{len(pool):,} verifiable questions, sources: {_e(', '.join(tallies))}. "
         f"Licence: <b>{_e(manifest['licence'])}</b>, the strictest of the sources'. SHA-256 {pool.sha256[:16]}.</p>",
         _contamination(manifest["decontamination"]),
         "<h2>Sources</h2>",
