@@ -24,7 +24,7 @@ from benchmarks.prep_data import write_data
 from data_prep.sources import SOURCES
 
 WORKERS = 2
-POLL_S = 0.2
+POLL_S = 1.0
 NO_CHECKS = ["filters.gold=false", "dedup.exact=false"]
 
 

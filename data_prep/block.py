@@ -24,6 +24,8 @@ from data_prep.sources.base import Source
 from data_prep.steps import Tally, readable
 from data_prep.tokens import PromptMeter
 
+# How JSON spells them. In a block without any of these no row needs to be looked at.
+_SPELLED = (b"\\u0000", b"\\ud", b"\\uD")
 _UNPRINTABLE = re.compile("[\x00\ud800-\udfff]")  # what neither a hash, nor Parquet, nor a tokenizer takes
 
 
@@ -39,6 +41,7 @@ class RowSteps:
         skip_bad_rows: drop and count rows that cannot be read, instead of stopping.
         index: benchmarks, or None to check none.
         meter: counts the prompt's tokens, or None to leave them uncounted.
+        with_keys: compute what exact deduplication and sampling go by.
         with_signatures: compute MinHash signatures.
     """
 
@@ -49,6 +52,7 @@ class RowSteps:
     skip_bad_rows: bool
     index: Index | None
     meter: PromptMeter | None
+    with_keys: bool
     with_signatures: bool
 
 
@@ -59,7 +63,7 @@ class Prepared:
     Attributes:
         tally: rows in, and what was dropped.
         file: Arrow IPC file with the rows under `POOL_SCHEMA`.
-        keys: 16 bytes each: equal for equal questions.
+        keys: 16 bytes each, equal for equal questions; empty without `with_keys`.
         signatures: MinHash signatures, or None.
         golds: row number to the golds that a worker of the reward server must parse.
         contaminated: a JSON-ready object for each row that stands in a benchmark.
@@ -98,12 +102,14 @@ def prepare(steps: RowSteps, source: Source, block: Block, out: Path) -> Prepare
         kept = _check_golds(kept, unsettled, tally)
     hashes = signatures([question for question, _ in kept]) if steps.with_signatures else None
     _write(out, to_record_batch([row for _, row in kept]))
-    return Prepared(tally, out, [exact_key(question) for question, _ in kept], hashes, unsettled, contaminated)
+    keys = [exact_key(question) if steps.with_keys else b"" for question, _ in kept]
+    return Prepared(tally, out, keys, hashes, unsettled, contaminated)
 
 
 def _read(steps: RowSteps, source: Source, block: Block, tally: Tally) -> list[Question]:
     """Raw rows to questions that pass the filter."""
     questions = []
+    suspect = not isinstance(block.data, bytes) or any(sign in block.data for sign in _SPELLED)
     for number, raw in rows_of(block):
         tally.rows_in += 1
         try:
@@ -118,7 +124,8 @@ def _read(steps: RowSteps, source: Source, block: Block, tally: Tally) -> list[Q
             shown = {"source": source.name, "file": block.file.name, "row": number, "raw": repr(raw)[:2000]}
             tally.drop("parse", question.reason, shown)
             continue
-        reason = "bad_characters" if _has_bad_characters(question) else filters.reason_against(question, steps.filters)
+        bad = suspect and _has_bad_characters(question)
+        reason = "bad_characters" if bad else filters.reason_against(question, steps.filters)
         if reason is None:
             questions.append(question)
         else:
@@ -131,7 +138,7 @@ def _has_bad_characters(question: Question) -> bool:
     texts += (value for value in question.meta.values() if isinstance(value, str))
     if question.options:
         texts += (text for _, text in question.options)
-    return any(_UNPRINTABLE.search(text) for text in texts)
+    return _UNPRINTABLE.search("\n".join(texts)) is not None
 
 
 def _decontaminate(

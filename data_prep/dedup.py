@@ -40,14 +40,18 @@ def exact_key(question: Question) -> bytes:
 
     Labels, source and kind do not enter. Case and punctuation do: in mathematics N is not n, and x+1 not x-1.
     """
-    options = sorted(_plain(text) for _, text in question.options or ())
+    options = [
+        _plain(text, normal) for (_, text), normal in zip(question.options or (), question.normal_options, strict=True)
+    ]
     # With lengths, so that no text can imitate the border between two.
-    content = "".join(f"{len(text)}:{text}" for text in (_plain(question.question), *options))
+    texts = [_plain(question.question, question.normal_question), *sorted(options)]
+    content = "".join([f"{len(text)}:{text}" for text in texts])
     return hashlib.blake2b(content.encode("utf-8", "surrogatepass"), digest_size=KEY_BYTES).digest()
 
 
-def _plain(text: str) -> str:
-    return " ".join(compatible(text).split())
+def _plain(text: str, normal: str) -> str:
+    """`text` under NFKC, with any whitespace as one blank; `normal` is the same under NFC."""
+    return normal if text.isascii() else " ".join(compatible(text).split())
 
 
 def signatures(questions: Sequence[Question]) -> np.ndarray:

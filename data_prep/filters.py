@@ -20,9 +20,10 @@ def mcq(question: Question) -> str | None:
     listed = question.option_text(question.gold_label)
     if listed is None:
         return "gold_not_among_options"
-    if question.gold_text is not None and normalise(question.gold_text) != normalise(listed):
-        return "letter_and_text_disagree"
-    return None
+    stated = question.gold_text
+    if stated is None or stated == listed or normalise(stated) == normalise(listed):
+        return None
+    return "letter_and_text_disagree"
 
 
 def open_ended(question: Question, max_words: int) -> str | None:
@@ -49,8 +50,7 @@ def math_level(question: Question, levels: Collection[int] | None) -> str | None
 
 def same_options(question: Question) -> bool:
     """Two options with one text: the text names no option, and either letter would be right (ours)."""
-    texts = [normalise(text) for _, text in question.options or ()]
-    return len(set(texts)) < len(texts)
+    return len(set(question.normal_options)) < len(question.normal_options)
 
 
 def reason_against(question: Question, config: FilterConfig) -> str | None:

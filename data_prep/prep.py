@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ from data_prep.golds import GoldJudge
 from data_prep.hub import fetch
 from data_prep.pool import Pool, rows_file, write_manifest
 from data_prep.progress import Progress
-from data_prep.source_run import Seen, collect, draw_sample, drop_bad_golds, drop_duplicates, remember, write_rows
+from data_prep.source_run import Rows, Seen, collect, draw_sample, drop_bad_golds, drop_duplicates, remember, write_rows
 from data_prep.sources import SOURCES, get_source
 from data_prep.sources.base import Source, allows_commercial, strictest_licence
 from data_prep.staging import Staging, staging
@@ -73,7 +75,7 @@ def run(config: PrepConfig, dry_run: bool = False) -> None:
         tables.print_plan(config, {name: _local_files(config, name) for name in chosen_sources(config)})
         return
     tallies = make_pool(config)
-    pool = Pool.open(config.out)
+    pool = Pool.open(config.out, verify=False)
     tables.print_rows(pool.path, tallies)
     tables.print_notes(pool)
 
@@ -101,7 +103,7 @@ def make_pool(config: PrepConfig) -> dict[str, Tally]:
         facts = manifest.build(config, state.finished, tallies, benchmarks)
         counts = {name: found["rows"] for name, found in state.finished.items()}
         write_manifest(state.folder, counts, facts)
-        pool = Pool.open(state.folder)
+        pool = Pool.open(state.folder, verify=False)  # hashed just now
         if config.export:
             facts["exports"] = exports.write_exports(pool, config.export, state.folder / EXPORTS)
             write_manifest(state.folder, counts, facts)
@@ -243,55 +245,80 @@ def _prepare_sources(config: PrepConfig, inputs: list[Input], state: Staging, pr
         index=None if config.decontaminate.path is None else state.folder / INDEX,
         tokenizer=config.prompts.tokenizer,
         max_prompt_tokens=config.prompts.max_tokens,
+        with_keys=config.dedup.exact or any(one.sample is not None for one in inputs),
         with_signatures=config.dedup.near,
     )
     seen = Seen(
         exact=set() if config.dedup.exact else None,
         near=NearDedup(config.dedup.threshold) if config.dedup.near else None,
     )
-    with Workers(count, job) as workers, GoldJudge(count, ServeRewardConfig().deadline_s) as judge:
+    with (
+        Workers(count, job) as workers,
+        GoldJudge(count, ServeRewardConfig().deadline_s) as judge,
+        # One thread: a source is written while the next one is read, and they are finished in their order.
+        ThreadPoolExecutor(1) as writer,
+    ):
+        writing: Future[None] | None = None
         for one in inputs:
             name = one.source.name
             if name in state.finished:
                 seen.load(state.folder, name)
                 progress.note(f"{name}: taken up from the unfinished run, {state.finished[name]['rows']:,} rows")
                 continue
-            state.finish(name, _prepare_source(config, one, state, workers, judge, seen, progress))
+            with contextlib.ExitStack() as stack:
+                scratch = stack.enter_context(state.scratch(name))
+                rows, tally = _select_rows(config, one, scratch, workers, judge, seen, progress)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(_write_source, one, state, rows, tally, seen, stack.pop_all())
+        if writing is not None:
+            writing.result()
 
 
-def _prepare_source(
+def _select_rows(
     config: PrepConfig,
     one: Input,
-    state: Staging,
+    scratch: Path,
     workers: Workers,
     judge: GoldJudge,
     seen: Seen,
     progress: Progress,
-) -> dict[str, Any]:
-    """Everything for one source. Returns what a resumed run and the manifest need to know of it."""
+) -> tuple[Rows, Tally]:
+    """Every step for one source; its text waits in `scratch`."""
     name, tally = one.source.name, Tally()
-    with state.scratch(name) as scratch:
-        blocks = read_blocks(one.files, one.limit, one.source.unread)
-        with progress.task(name) as advance:
-            rows = collect(workers.prepare(one.source, blocks, scratch), tally, advance)
-        if rows.golds:
-            with progress.task(f"{name}: ground truths") as advance:
-                drop_bad_golds(rows, judge, advance)
-        drop_duplicates(rows, seen)
-        draw_sample(rows, one.sample, config.seed)
-        remember(rows, seen)
+    blocks = read_blocks(one.files, one.limit, one.source.unread)
+    with progress.task(name) as advance:
+        rows = collect(workers.prepare(one.source, blocks, scratch), tally, advance)
+    if rows.golds:
+        with progress.task(f"{name}: ground truths") as advance:
+            drop_bad_golds(rows, judge, advance)
+    drop_duplicates(rows, seen)
+    draw_sample(rows, one.sample, config.seed)
+    remember(rows, seen)
+    return rows, tally
+
+
+def _write_source(
+    one: Input, state: Staging, rows: Rows, tally: Tally, seen: Seen, scratch: contextlib.ExitStack
+) -> None:
+    """Write the rows that are left, and mark the source finished with what a resumed run and the manifest need."""
+    name = one.source.name
+    with scratch:
         written = write_rows(rows, state.folder / rows_file(name), name, tally)
     if not written:
         raise UserError(_nothing_left(one, tally))
-    return {
-        "files": [rows_file(name), *seen.dump(state.folder, name, rows)],
-        "rows": written,
-        "revision": one.revision,
-        "licence": one.source.licence,
-        "inputs": manifest.files(one.files),
-        "contaminated": rows.contaminated,
-        "tally": tally.to_json(),
-    }
+    state.finish(
+        name,
+        {
+            "files": [rows_file(name), *seen.dump(state.folder, name, rows)],
+            "rows": written,
+            "revision": one.revision,
+            "licence": one.source.licence,
+            "inputs": manifest.files(one.files),
+            "contaminated": rows.contaminated,
+            "tally": tally.to_json(),
+        },
+    )
 
 
 def _nothing_left(one: Input, tally: Tally) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 import json
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -60,6 +61,16 @@ class Question:
     meta: Mapping[str, Any] = field(default_factory=dict)
     file: str = ""
     row: int = 0
+
+    @functools.cached_property
+    def normal_question(self) -> str:
+        """`question`, normalised. Kept, as several steps compare by it."""
+        return normalise(self.question)
+
+    @functools.cached_property
+    def normal_options(self) -> tuple[str, ...]:
+        """The option texts in order, normalised."""
+        return tuple([normalise(text) for _, text in self.options or ()])
 
     def option_text(self, label: str | None) -> str | None:
         """The text of the option `label`, or None where there is no such option."""
@@ -123,23 +134,24 @@ def to_record_batch(rows: Sequence[PoolRow]) -> pa.RecordBatch:
     for column in POOL_SCHEMA:
         values = [getattr(row, column.name) for row in rows]
         if column.name == "options":
-            values = [None if options is None else list(options.items()) for options in values]
-            arrays.append(_structs(values, column.type))
+            labels = [label for options in values for label in options or ()]
+            texts = [text for options in values if options for text in options.values()]
+            arrays.append(_structs(values, (labels, texts), column.type))
         elif column.name == "prompt":
-            pairs = [[(message["role"], message["content"]) for message in prompt] for prompt in values]
-            arrays.append(_structs(pairs, column.type))
+            roles = [message["role"] for prompt in values for message in prompt]
+            contents = [message["content"] for prompt in values for message in prompt]
+            arrays.append(_structs(values, (roles, contents), column.type))
         else:
             arrays.append(pa.array(values, column.type))
     return pa.RecordBatch.from_arrays(arrays, schema=POOL_SCHEMA)
 
 
-def _structs(lists: Sequence[Sequence[tuple[str, str]] | None], kind: pa.ListType) -> pa.ListArray:
-    """Lists of pairs (or nulls) as lists of structs with two text fields."""
-    pairs = [pair for pairs in lists for pair in pairs or ()]
-    fields = [pa.array([pair[at] for pair in pairs], pa.string()) for at in (0, 1)]
-    ends = itertools.accumulate((len(pairs or ()) for pairs in lists), initial=0)
-    missing = pa.array([pairs is None for pairs in lists], pa.bool_()) if None in lists else None
-    structs = pa.StructArray.from_arrays(fields, fields=list(kind.value_type))
+def _structs(lists: Sequence[Sized | None], fields: tuple[list[str], list[str]], kind: pa.ListType) -> pa.ListArray:
+    """Lists (or nulls) of structs with two text fields, whose values stand in `fields` one list after another."""
+    ends = itertools.accumulate((len(one) if one else 0 for one in lists), initial=0)
+    missing = pa.array([one is None for one in lists], pa.bool_()) if None in lists else None
+    arrays = [pa.array(field, pa.string()) for field in fields]
+    structs = pa.StructArray.from_arrays(arrays, fields=list(kind.value_type))
     return pa.ListArray.from_arrays(pa.array(ends, pa.int32()), structs, type=kind, mask=missing)
 
 
@@ -153,6 +165,10 @@ def row_id(source: str, kind: str, question: str, options: Mapping[str, str] | N
 
     The labels do not enter, so a multiple-choice question whose options were only re-ordered has the same id.
     """
-    texts = sorted(normalise(text) for text in options.values()) if options else []
-    content = orjson.dumps([source, kind, normalise(question), texts])
-    return hashlib.sha256(content).hexdigest()[:32]
+    texts = [normalise(text) for text in options.values()] if options else []
+    return normal_row_id(source, kind, normalise(question), texts)
+
+
+def normal_row_id(source: str, kind: str, question: str, options: Sequence[str]) -> str:
+    """`row_id` of texts that are normalised already."""
+    return hashlib.sha256(orjson.dumps([source, kind, question, sorted(options)])).hexdigest()[:32]

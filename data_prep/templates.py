@@ -17,7 +17,7 @@ from pathlib import Path
 import orjson
 
 from crossthink.errors import ConfigError
-from data_prep.rows import Drop, PoolRow, Question, row_id
+from data_prep.rows import Drop, PoolRow, Question, normal_row_id
 from data_prep.stems import needs_options
 
 TEMPLATE_VERSION = 2  # rises with every change of rendered text or of a rule in stems.py; goes into the manifest
@@ -152,9 +152,7 @@ def render(question: Question, prompts: Prompts, answer_template: str) -> PoolRo
 
 def question_id(question: Question) -> str:
     """The id that the question has, or would have, as a pool row."""
-    return row_id(
-        question.source, question.kind, question.question, dict(question.options) if question.options else None
-    )
+    return normal_row_id(question.source, question.kind, question.normal_question, question.normal_options)
 
 
 def _option_lines(question: Question) -> str:

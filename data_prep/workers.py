@@ -37,6 +37,7 @@ class Job:
         index: file of the benchmarks' index, or None.
         tokenizer: what measures prompts, or None.
         max_prompt_tokens: the prompt budget.
+        with_keys: see `RowSteps`.
         with_signatures: see `RowSteps`.
     """
 
@@ -48,6 +49,7 @@ class Job:
     index: Path | None
     tokenizer: str | None
     max_prompt_tokens: int
+    with_keys: bool
     with_signatures: bool
 
     def steps(self) -> RowSteps:
@@ -60,6 +62,7 @@ class Job:
             skip_bad_rows=self.skip_bad_rows,
             index=None if self.index is None else Index.load(self.index),
             meter=None if self.tokenizer is None else PromptMeter(self.tokenizer, self.max_prompt_tokens),
+            with_keys=self.with_keys,
             with_signatures=self.with_signatures,
         )
 
