@@ -44,7 +44,7 @@ INDEX = ".benchmarks.npz"
 CONTAMINATED = "contaminated.jsonl"
 DROPPED = "dropped.jsonl"
 CARD = "card.html"
-EXPORTS = "exports"
+EXPORTS_FOLDER = "exports"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ def make_pool(config: PrepConfig) -> dict[str, Tally]:
         write_manifest(state.folder, counts, facts)
         pool = Pool.open(state.folder, verify=False)  # hashed just now
         if config.export:
-            facts["exports"] = exports.write_exports(pool, config.export, state.folder / EXPORTS)
+            facts["exports"] = exports.write_exports(pool, config.export, state.folder / EXPORTS_FOLDER)
             write_manifest(state.folder, counts, facts)
         (state.folder / CARD).write_text(card.page(pool, tallies, out.name), "utf-8")
         state.commit(out)

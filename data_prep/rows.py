@@ -17,7 +17,7 @@ import pyarrow as pa
 DOMAINS = ("gpr", "math")
 KINDS = ("mcq", "open", "math")
 
-# The columns of pool.parquet, in order. A pool's readers may rely on every one of them.
+# The columns of a pool's Parquet files, in order. A pool's readers may rely on every one of them.
 POOL_SCHEMA = pa.schema(
     [
         ("id", pa.string()),
