@@ -21,13 +21,13 @@ class Benchmark(Source):
     Attributes:
         gated: the Hugging Face Hub gives it only to those who accepted its terms.
         private: its authors ask that no question be published. Nothing we write may quote one.
-        paper_rows: None, as nobody trains on it.
+        paper_rows: 0, as nobody trains on it.
         files: where the rows lie on the hub; none is known for certain, so benchmarks are read from local files.
     """
 
     gated: bool = False
     private: bool = False
-    paper_rows: int | None = None
+    paper_rows: int = 0
     files: tuple[str, ...] = ()
 
 
