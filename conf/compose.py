@@ -23,12 +23,13 @@ CONF = Path(__file__).parent
 # Keys whose value is a path or an address: taken literally, because Hydra's grammar refuses "=", "(" and blanks.
 PATH_KEYS = re.compile(
     r"^(out|data|run|checkpoint|path|model\.path|eval\.data|reward\.token|token|sources\.\w+\.path"
-    r"|decontaminate\.path|prompts\.folder|prompts\.tokenizer)$"
+    r"|decontaminate\.path|prompts\.folder|prompts\.tokenizer|pytriton\.data|pytriton\.tokenizer)$"
 )
 # Keys below a dictionary: a config dataclass does not list them.
-FREE_KEYS = re.compile(r"^(sources\.\w+\.\w+|(blend\.weights|blend\.scores|pool_templates)\.\w+)$")
+_BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|(reward\.)?shaping\.source_weights)"
+FREE_KEYS = re.compile(rf"^(sources\.\w+\.\w+|{_BY_NAME}\.\w+)$")
 # Dictionaries whose keys no schema knows, such as names of sources: Hydra has to be told that a new one is meant.
-OPEN_KEYS = re.compile(r"^(blend\.weights|blend\.scores|pool_templates)(\.|$)")
+OPEN_KEYS = re.compile(rf"^{_BY_NAME}(\.|$)")
 SCHEMA = "schema"
 
 

@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Sequence
 
-from reward_server.pool import WorkerPool
 from reward_server.scoring.judge import SlowMath, error_verdict, judge
 from reward_server.verdicts import Item, Verdict
 
@@ -27,24 +26,6 @@ async def judge_batch(items: Sequence[Item], match: str, slow: SlowMath) -> list
     finally:
         for task in tasks:
             task.cancel()
-
-
-def judge_locally(
-    items: Sequence[Item], match: str = "equivalent", workers: int = 1, deadline_s: float = 2.0
-) -> list[Verdict]:
-    """Verdicts without a server, from a worker pool that lives for this call (half a second to start).
-
-    Args:
-        match: "equivalent" or "exact".
-        workers: processes for mathematics.
-        deadline_s: CPU seconds that one answer may use up.
-    """
-
-    async def run() -> list[Verdict]:
-        async with WorkerPool(workers, deadline_s) as pool:
-            return await judge_batch(items, match, pool)
-
-    return asyncio.run(run())
 
 
 async def _judge(item: Item, match: str, slow: SlowMath) -> Verdict:

@@ -6,8 +6,11 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
+
+from conf.reward import ShapingConfig
 
 KINDS = ("mcq", "open", "math")
 MATCHES = ("equivalent", "exact")
@@ -49,6 +52,8 @@ class Item:
         options: (label, text) pairs of a multiple-choice question, or None.
         finish_reason: "length" when the response was cut off; anything else counts as finished.
         think_prefilled: the prompt already ended in `<think>`, so the response starts inside it.
+        source: where the question comes from; only `shaping.source_weights` looks at it.
+        response_tokens: tokens of the response; only `shaping.length_penalty` looks at it.
     """
 
     id: str
@@ -58,6 +63,8 @@ class Item:
     options: tuple[tuple[str, str], ...] | None = None
     finish_reason: str | None = None
     think_prefilled: bool = False
+    source: str | None = None
+    response_tokens: int | None = None
 
     @classmethod
     def from_json(cls, obj: Any) -> Item:
@@ -84,6 +91,8 @@ class Item:
             options=_options(obj.get("options")),
             finish_reason=_optional(obj, "finish_reason", str, "a string"),
             think_prefilled=_optional(obj, "think_prefilled", bool, "true or false") or False,
+            source=_optional(obj, "source", str, "a string"),
+            response_tokens=_count(obj, "response_tokens"),
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -100,6 +109,10 @@ class Item:
             obj["finish_reason"] = self.finish_reason
         if self.think_prefilled:
             obj["think_prefilled"] = True
+        if self.source is not None:
+            obj["source"] = self.source
+        if self.response_tokens is not None:
+            obj["response_tokens"] = self.response_tokens
         return obj
 
 
@@ -109,7 +122,8 @@ class Verdict:
 
     Attributes:
         id: the item's id.
-        reward: 1.0 when accuracy and format are both 1, else 0.0; None for an invalid item.
+        reward: 1.0 when accuracy and format are both 1, else 0.0, unless the server shapes it
+            (`reward_server.shaping`); None for an invalid item.
         accuracy: 1 when the boxed answer is right, whatever the format; None for an invalid item.
         format: 1 when the response is one `<think>…</think>` and then a box, whatever the answer.
         extracted: content of the box that counts, outer whitespace removed; None where there is no answer.
@@ -139,7 +153,8 @@ class Verdict:
         verdict = cls(**{name: obj[name] for name in names})
         if verdict.status not in STATUSES:
             raise ValueError(f"status: {show(verdict.status)} is not one of {', '.join(STATUSES)}")
-        if verdict.is_valid != (verdict.reward in (0.0, 1.0)):
+        number = isinstance(verdict.reward, int | float) and math.isfinite(verdict.reward)
+        if verdict.is_valid != number:
             raise ValueError(f"reward: {show(verdict.reward)} does not go with status {verdict.status}")
         return verdict
 
@@ -148,13 +163,18 @@ class Verdict:
         return asdict(self)
 
 
-@functools.lru_cache(maxsize=4)
-def rules_hash(match: str) -> str:
-    """Twelve hex digits that change when a verdict may: rules version, match mode, math library versions.
+def rules_hash(match: str, shaping: ShapingConfig | None = None) -> str:
+    """Twelve hex digits that change when a verdict may: rules version, match, shaping, math library versions.
 
     Two servers with one hash judge alike; a run that meets two hashes mixes two rewards.
     """
-    rules = {"rules": RULES_VERSION, "match": match}
+    shaped = asdict(shaping) if shaping is not None and shaping != ShapingConfig() else {}
+    return _rules_hash(match, json.dumps(shaped, sort_keys=True))
+
+
+@functools.lru_cache(maxsize=16)
+def _rules_hash(match: str, shaping: str) -> str:
+    rules = {"rules": RULES_VERSION, "match": match, "shaping": shaping}
     for package in ("math-verify", "latex2sympy2_extended", "sympy"):
         rules[package] = importlib.metadata.version(package)
     return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
@@ -193,6 +213,13 @@ def _optional(obj: dict[str, Any], name: str, kind: type, what: str) -> Any:
     value = obj.get(name)
     if value is not None and not isinstance(value, kind):
         raise ValueError(f"{name}: {show(value)} is not {what}")
+    return value
+
+
+def _count(obj: dict[str, Any], name: str) -> int | None:
+    value = obj.get(name)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise ValueError(f"{name}: {show(value)} is not a whole number of at least 0")
     return value
 
 

@@ -11,9 +11,9 @@ import psutil
 import pytest
 from reward_helpers import ROOT, item, run_async, wait_until
 
-from reward_server.batch import judge_batch, judge_locally
+from reward_server.batch import judge_batch
 from reward_server.pool import WorkerPool
-from reward_server.verdicts import CORRECT, ERROR, TIMEOUT, WRONG
+from reward_server.verdicts import CORRECT, ERROR, TIMEOUT
 
 SLOW = r"\prod_{k=1}^{9000} (x+k)"
 """Passes the static bounds and keeps a worker busy for minutes."""
@@ -90,11 +90,6 @@ def test_a_worker_that_never_comes_back_is_an_error_not_a_zero():
 
     (verdict,) = run_async(run())
     assert (verdict.status, verdict.reward, verdict.accuracy, verdict.is_valid) == (ERROR, None, None, False)
-
-
-def test_judge_locally():
-    items = [item(answer=r"\sqrt{25}", ident="1"), item(answer="6", ident="2"), item("open", "Paris", "paris", "3")]
-    assert [verdict.status for verdict in judge_locally(items)] == [CORRECT, WRONG, CORRECT]
 
 
 def test_worker_speaks_only_the_protocol_on_stdout_and_ends_with_its_pipe():

@@ -47,7 +47,7 @@ def test_the_contract(server):
 
 def test_healthz(server):
     body = httpx.get(server + "/healthz").json()
-    assert body["status"] == "ok" and body["match"] == "equivalent" and body["workers"] == 1
+    assert body["status"] == "ok" and body["match"] == "equivalent" and body["workers"] == 2
     assert body["rules_hash"] == rules_hash("equivalent") and body["version"]
 
 

@@ -1,0 +1,62 @@
+"""Bodies in and out: JSON with a size limit, lone surrogates and all."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+from fastapi import Request, Response
+
+from reward_server.service import Refused
+from reward_server.verdicts import show
+
+
+class AsciiJson(Response):
+    """JSON in plain ASCII: lone surrogates, which models do produce, have no UTF-8 form."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        """Serialise with every other character escaped."""
+        return json.dumps(content, separators=(",", ":")).encode("ascii")
+
+
+async def read_json(request: Request, max_mb: int) -> Any:
+    """The request's body as JSON.
+
+    Raises:
+        Refused: 413 as soon as the body is known to be longer than `max_mb` MiB, 422 where it is not JSON.
+    """
+    body = await read_body(request, max_mb)
+    try:
+        return parse_json(body)
+    except (ValueError, RecursionError) as error:
+        raise Refused(422, f"body: is not JSON ({show(str(error))})") from error
+
+
+def parse_json(body: bytes) -> Any:
+    """JSON by the fast parser, and by Python's own where that one refuses: it takes no lone surrogates.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, or nested too deep.
+    """
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return json.loads(body)
+
+
+async def read_body(request: Request, max_mb: int) -> bytes:
+    """The request's body. Raises Refused (413) as soon as it is known to be longer than `max_mb` MiB."""
+    limit = max_mb << 20
+    too_long = Refused(413, f"body: longer than max_body_mb={max_mb} MiB; send fewer items at a time")
+    declared = request.headers.get("content-length", "")
+    if declared.isdigit() and int(declared) > limit:
+        raise too_long
+    body = bytearray()
+    async for part in request.stream():
+        body += part
+        if len(body) > limit:
+            raise too_long
+    return bytes(body)
