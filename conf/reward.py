@@ -53,7 +53,9 @@ class ServeRewardConfig:
     deadline_s: float = 1.0
     """CPU seconds that one answer may use up in a worker before it is judged timeout."""
     worker_memory_mb: int = 1024
-    """MiB of memory of its own at which a worker is replaced; one answer that takes more is judged timeout."""
+    """MiB that one answer may take in a worker before it is judged timeout; a worker that keeps half is replaced."""
+    warm_up: bool = True
+    """Build the math parser's tables at the start (two seconds), instead of at the first sight of each shape."""
     max_items: int = 8192
     """Items accepted in one request."""
     max_body_mb: int = 64

@@ -35,7 +35,7 @@ class GoldJudge:
     """
 
     def __init__(self, workers: int, deadline_s: float) -> None:
-        self._pool = WorkerPool(workers, deadline_s)
+        self._pool = WorkerPool(workers, deadline_s, warm_up=False)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._known: dict[str, bool] = {}
 

@@ -1,67 +1,71 @@
-"""A pool of worker processes with a CPU-time deadline per question (docs: the verdict contract, `timeout`)."""
+"""A pool of worker processes with a CPU-time deadline per question (docs: the verdict contract, `timeout`).
+
+Two lanes keep cheap questions from waiting behind dear ones: a worker whose question has taken long steps aside, at
+lower priority, and a fresh one takes its place. What was answered is remembered, since the samples of a group often
+give one answer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
-import sys
-import time
-from pathlib import Path
+from collections import Counter, OrderedDict, deque
+from collections.abc import Hashable
 from typing import Any
 
-import psutil
-
+from reward_server.process import Late, Nursery, Stuck, WorkerFailed, WorkerProcess
 from reward_server.scoring.judge import Reply
 from reward_server.verdicts import ERROR, TIMEOUT
 
 log = logging.getLogger(__name__)
 
-START_S = 120.0
-"""Wall seconds in which a worker must import and answer its first question."""
-WALL_FACTOR = 30.0
-"""The wall-clock guard behind the CPU deadline, as a multiple of it: it catches a stuck machine, not an answer."""
-WALL_MIN_S = 30.0
-"""Least wall seconds of that guard."""
-POLL_S = 0.02
-"""Shortest pause between two looks at a worker's CPU time, seconds."""
-GOLD_CACHE = 16_384
-"""Ground truths whose judgement is remembered."""
-
-
-class WorkerFailed(Exception):
-    """A worker crashed, did not start or met the wall-clock guard. Not the answer's fault: tried again once."""
-
-
-class Late(Exception):
-    """The question used up its CPU time (or the memory) of a worker."""
+REMEMBERED = 16_384
+"""Questions whose answer is remembered."""
+CRASHES = 3
+"""Attempts at a question whose workers die. It may not be the question's fault: workers are killed from outside too."""
+HANGS = 2
+"""Attempts at a question that meets the wall-clock guard."""
+SLOW_NICE = 5
+"""Added to the niceness of a worker that stepped aside."""
 
 
 class WorkerPool:
-    """`async with WorkerPool(n, deadline_s) as pool`: answers questions in up to `n` processes at a time.
+    """`async with WorkerPool(n, deadline_s) as pool`: answers questions in `n` processes at a time.
 
-    Every worker has compared one pair of expressions before the block starts, so no answer pays for imports. A late
-    worker is killed and replaced; others are not disturbed. No worker outlives the block, or this process.
+    Up to `n` more finish dear questions aside. A late worker is killed and replaced; others are not disturbed. No
+    worker outlives the block, or this process.
 
     Args:
         workers: number of processes.
         deadline_s: CPU seconds of a worker that one question may use.
+        memory_mb: MiB that one question may take; a worker that keeps half of it is replaced.
+        warm_up: build the parser's tables before the first question (two seconds), instead of at each new shape.
+
+    Attributes:
+        restarts: workers replaced so far, by reason: "late", "stuck", "died", "memory", "aside", "abandoned".
+        hits: questions that were answered from memory.
+        wall_s: wall seconds after which a worker is taken for stuck; None: the default for the deadline.
     """
 
-    def __init__(self, workers: int, deadline_s: float):
+    def __init__(self, workers: int, deadline_s: float, memory_mb: int = 1024, warm_up: bool = True):
         self.workers = workers
         self.deadline_s = deadline_s
-        self.wall_s = max(WALL_MIN_S, WALL_FACTOR * deadline_s)
-        self._all: set[_Worker] = set()
-        self._idle: asyncio.Queue[_Worker | None] = asyncio.Queue()  # None: start a new one when it is needed
-        self._golds: dict[str, asyncio.Task[Reply]] = {}
+        self.memory_mb = memory_mb
+        self.wall_s: float | None = None
+        self.restarts: Counter[str] = Counter()
+        self.hits = 0
+        self._nursery = Nursery(memory_mb, warm_up)
+        self._all: set[WorkerProcess] = set()
+        self._aside: set[WorkerProcess] = set()
+        self._idle: list[WorkerProcess | None] = []  # None: a place without a worker, who is started when needed
+        self._waiting: deque[asyncio.Future[WorkerProcess | None]] = deque()
+        self._asked: OrderedDict[Hashable, _Asked] = OrderedDict()
 
     async def __aenter__(self) -> WorkerPool:
         try:
-            for worker in await asyncio.gather(*(self._start() for _ in range(self.workers))):
-                self._idle.put_nowait(worker)
+            self._idle += [await self._start() for _ in range(self.workers)]
         except BaseException:
             await self._close()
             raise
@@ -73,138 +77,153 @@ class WorkerPool:
     @property
     def pids(self) -> list[int]:
         """Process ids of the workers that run now."""
-        return [worker.process.pid for worker in self._all]
+        return [worker.pid for worker in self._all]
+
+    @property
+    def nursery_pid(self) -> int | None:
+        """Process id of the nursery, None where it is not running."""
+        return self._nursery.pid
+
+    @property
+    def waiting(self) -> int:
+        """Questions that wait for a worker."""
+        return len(self._waiting)
 
     async def gold_is_good(self, gold: str) -> Reply:
-        """Whether a ground truth parses. One that uses up the deadline does not. Asked once per ground truth."""
-        task = self._golds.get(gold)
-        if task is None:
-            while len(self._golds) >= GOLD_CACHE:
-                del self._golds[next(iter(self._golds))]
-            task = self._golds[gold] = asyncio.ensure_future(self._ask({"op": "gold", "gold": gold}))
-        try:
-            reply = await asyncio.shield(task)
-        except BaseException:
-            self._golds.pop(gold, None)
-            raise
-        if reply.failure == ERROR:
-            self._golds.pop(gold, None)  # a crash says nothing about the ground truth
+        """Whether a ground truth parses. One that uses up the deadline does not."""
+        reply = await self._remembered(("gold", gold), {"op": "gold", "gold": gold})
         return Reply(False, None, reply.elapsed_ms) if reply.failure == TIMEOUT else reply
 
     async def any_equal(self, golds: tuple[str, ...], answer: str) -> Reply:
         """Whether the answer equals one of the ground truths; one deadline for all of them."""
-        return await self._ask({"op": "compare", "golds": golds, "answer": answer})
+        return await self._remembered((golds, answer), {"op": "compare", "golds": golds, "answer": answer})
+
+    async def _remembered(self, key: Hashable, question: dict[str, Any]) -> Reply:
+        asked = self._asked.get(key)
+        if asked is None:
+            asked = self._asked[key] = _Asked(asyncio.ensure_future(self._ask(question)))
+            while len(self._asked) > REMEMBERED and next(iter(self._asked.values())).task.done():
+                self._asked.popitem(last=False)
+        else:
+            self.hits += 1
+            self._asked.move_to_end(key)
+        asked.waiters += 1
+        try:
+            reply = await asyncio.shield(asked.task)
+        except BaseException:
+            if asked.waiters == 1 and self._asked.get(key) is asked:
+                del self._asked[key]
+                asked.task.cancel()  # nobody waits for it any more
+            raise
+        finally:
+            asked.waiters -= 1
+        if reply.failure == ERROR and self._asked.get(key) is asked:
+            del self._asked[key]  # a crash says nothing about the question
+        return reply
 
     async def _ask(self, question: dict[str, Any]) -> Reply:
-        for attempt in (1, 2):
-            worker = await self._idle.get()
+        crashes = hangs = 0
+        while crashes < CRASHES and hangs < HANGS:
+            worker = await self._take()
             try:
                 if worker is None:
                     worker = await self._start()
-                reply, elapsed_ms = await worker.ask(question, self.deadline_s, self.wall_s)
+                fresh = not worker.asked
+                reply = await worker.ask(question, self.deadline_s, self.wall_s, self._step_aside)
             except Late:
-                worker = await self._kill(worker)
+                worker = self._kill(worker, "late")
                 return Reply(False, TIMEOUT, self.deadline_s * 1e3)
+            except Stuck as failure:
+                hangs += 1
+                worker = self._kill(worker, "stuck")
+                log.warning("math worker failed (%d of %d): %s", hangs, HANGS, failure)
             except WorkerFailed as failure:
-                worker = await self._kill(worker)
-                log.warning("math worker failed (attempt %d of 2): %s", attempt, failure)
+                crashes += 1
+                worker = self._kill(worker, "died")
+                log.warning("math worker failed (%d of %d): %s", crashes, CRASHES, failure)
             except BaseException:  # cancelled: the worker is still busy with a question nobody waits for
-                worker = await self._kill(worker)
+                worker = self._kill(worker, "abandoned")
                 raise
             else:
+                if "exhausted" in reply or reply["grown_mb"] > self.memory_mb / 2:
+                    worker = self._kill(worker, "memory")
+                if "exhausted" in reply:
+                    if fresh:
+                        return Reply(False, TIMEOUT, reply["ms"])
+                    continue  # what the worker kept of earlier questions must not decide this one
                 if "error" in reply:
                     log.error("math worker could not judge: %s", reply["error"])
-                    return Reply(False, ERROR, elapsed_ms)
-                return Reply(reply["value"], None, elapsed_ms)
+                    return Reply(False, ERROR, reply["ms"])
+                return Reply(reply["value"], None, reply["ms"])
             finally:
-                self._idle.put_nowait(worker)
+                self._give_back(worker)
         return Reply(False, ERROR)
 
-    async def _start(self) -> _Worker:
-        worker = await _Worker.start()
-        self._all.add(worker)
+    async def _take(self) -> WorkerProcess | None:
+        """A place in the fast lane, in the order asked."""
+        if self._idle and not self._waiting:
+            return self._idle.pop()
+        turn: asyncio.Future[WorkerProcess | None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(turn)
         try:
-            await worker.read(START_S)
-        except BaseException:
-            await self._kill(worker)
+            return await turn
+        except asyncio.CancelledError:
+            if turn.done() and not turn.cancelled():
+                self._give_back(turn.result())
             raise
+
+    def _give_back(self, worker: WorkerProcess | None) -> None:
+        if worker in self._aside:
+            assert worker is not None
+            self._kill(worker, "aside")  # its place has long been taken, and its priority cannot be raised again
+            return
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():
+                turn.set_result(worker)
+                return
+        self._idle.append(worker)
+
+    def _step_aside(self, worker: WorkerProcess) -> None:
+        """Give a dear question's place to the next one, if there is room aside."""
+        if worker in self._aside or len(self._aside) >= self.workers:
+            return
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.setpriority(os.PRIO_PROCESS, worker.pid, SLOW_NICE)
+        self._give_back(None)
+        self._aside.add(worker)
+
+    async def _start(self) -> WorkerProcess:
+        worker = await self._nursery.fork()
+        self._all.add(worker)
         return worker
 
-    async def _kill(self, worker: _Worker | None) -> None:
-        if worker is not None:
-            await worker.kill()
+    def _kill(self, worker: WorkerProcess | None, reason: str) -> WorkerProcess | None:
+        """End a worker. Returns what takes its place in the fast lane: nothing yet, or the worker where it is aside."""
+        if worker is None:
+            return None
+        if worker in self._all:
+            worker.kill()
             self._all.discard(worker)
+            self.restarts[reason] += 1
+        if reason == "aside":
+            self._aside.discard(worker)
+        return worker if worker in self._aside else None
 
     async def _close(self) -> None:
-        for task in self._golds.values():
+        tasks = [asked.task for asked in self._asked.values()]
+        self._asked.clear()
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._golds.values(), return_exceptions=True)
-        await asyncio.gather(*(self._kill(worker) for worker in list(self._all)))
+        await asyncio.gather(*tasks, return_exceptions=True)
+        workers = list(self._all)
+        self._all.clear()
+        await asyncio.gather(*(worker.end() for worker in workers))
+        await self._nursery.close()
 
 
-class _Worker:
-    """One process and the pipe to it."""
+class _Asked:
+    """A question under way or answered, and how many wait for it."""
 
-    def __init__(self, process: asyncio.subprocess.Process):
-        self.process = process
-
-    @classmethod
-    async def start(cls) -> _Worker:
-        # The packages may be used from a source tree: a child must find them wherever it is started.
-        root = str(Path(__file__).resolve().parent.parent)
-        path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH")) if part)
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            *("-m", "reward_server.worker", "--parent", str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env={**os.environ, "PYTHONPATH": path},
-        )
-        return cls(process)
-
-    async def ask(self, question: dict[str, Any], deadline_s: float, wall_s: float) -> tuple[dict[str, Any], float]:
-        """The reply and the milliseconds it took. Raises Late or WorkerFailed; then the worker is of no more use."""
-        started = time.perf_counter()
-        limit = self._cpu_s() + deadline_s
-        try:
-            self.process.stdin.write(json.dumps(question).encode() + b"\n")
-            await self.process.stdin.drain()
-        except ConnectionError as error:
-            raise WorkerFailed(f"it is gone ({error})") from error
-        reading = asyncio.ensure_future(self.read(wall_s))
-        try:
-            # CPU time cannot run ahead of the clock: the next look is due when the rest could be used up.
-            while not reading.done() and (left := limit - self._cpu_s()) > 0:
-                await asyncio.wait([reading], timeout=max(POLL_S, left))
-            if not reading.done():
-                raise Late
-            reply = reading.result()
-        finally:
-            reading.cancel()
-        if "exhausted" in reply:
-            raise Late
-        return reply, (time.perf_counter() - started) * 1e3
-
-    async def read(self, wall_s: float) -> dict[str, Any]:
-        try:
-            line = await asyncio.wait_for(self.process.stdout.readline(), wall_s)
-        except asyncio.TimeoutError as error:
-            raise WorkerFailed(f"no reply in {wall_s:g} s of wall-clock time") from error
-        if not line.endswith(b"\n"):
-            raise WorkerFailed(f"it ended with exit code {await self.process.wait()}")
-        return json.loads(line)
-
-    async def kill(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self.process.kill()
-        await self.process.wait()
-        if self.process.stdin is not None:
-            self.process.stdin.close()
-
-    def _cpu_s(self) -> float:
-        """CPU seconds used so far, user and system."""
-        try:
-            times = psutil.Process(self.process.pid).cpu_times()
-        except psutil.NoSuchProcess as error:
-            raise WorkerFailed("it is gone") from error
-        return times.user + times.system
+    def __init__(self, task: asyncio.Task[Reply]):
+        self.task, self.waiters = task, 0

@@ -1,77 +1,82 @@
 """The worker process: judges mathematical equivalence, one JSON line in, one JSON line out.
 
-Started by `reward_server.pool` as `python -m reward_server.worker --parent PID`. It sets itself no deadline: the pool
+Forked by `reward_server.nursery`, so that a new one is ready in milliseconds. It sets itself no deadline: the pool
 watches the CPU time used and kills it. Requests:
 
-    {"op": "gold", "gold": TEXT}                      -> {"value": bool}
+    {"op": "gold", "gold": TEXT}                       -> {"value": bool}
     {"op": "compare", "golds": [TEXT], "answer": TEXT} -> {"value": bool}
 
 A reply {"exhausted": NAME} means that the answer used up memory or the stack, {"error": TEXT} that the grader failed.
+Every reply says "cpu_s", the CPU seconds of the process so far, "ms", the wall milliseconds of this question, and
+"grown_mb", the memory taken since the start.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
+import gc
 import json
 import os
-import signal
-import sys
+import socket
+import time
 from typing import Any
 
-from crossthink.procs import die_with_parent
-
-MAX_MEMORY_BYTES = 4 << 30
-"""Address space of one worker: an answer may not take the machine's memory before its CPU time is up."""
+MEMORY_EVERY = 64
+"""Questions between two looks at the process's own memory."""
 
 
-def main() -> None:
-    """Serve requests from stdin until it closes."""
-    arguments = argparse.ArgumentParser(description="Math worker of the reward server (started by it).")
-    arguments.add_argument("--parent", type=int, required=True, help="process id of the server")
-    die_with_parent(arguments.parse_args().parent)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which then closes our stdin
-    _limit_memory()
-    # Only the protocol may reach stdout: whatever a library prints goes to stderr.
-    with os.fdopen(os.dup(1), "w", encoding="ascii") as protocol:
-        os.dup2(2, 1)
-        sys.stdout = sys.stderr
-        _serve(protocol)
+def serve(connection: socket.socket, memory_mb: int) -> None:
+    """Answer questions until the other end closes.
+
+    Args:
+        connection: a stream socket to the pool.
+        memory_mb: MiB of address space that one question may take.
+    """
+    gc.freeze()  # what the nursery built is shared with it, and stays so
+    start_mb = _resident_mb()
+    _limit_memory(memory_mb)
+    with connection, connection.makefile("rb") as questions:
+        grown_mb = 0.0
+        for number, line in enumerate(questions):
+            started = time.perf_counter()
+            reply = _answer(json.loads(line))
+            if number % MEMORY_EVERY == 0 or "exhausted" in reply:
+                grown_mb = _resident_mb() - start_mb
+            reply.update(
+                cpu_s=time.process_time(),
+                ms=round((time.perf_counter() - started) * 1e3, 3),
+                grown_mb=round(grown_mb, 1),
+            )
+            connection.sendall(json.dumps(reply).encode() + b"\n")
 
 
-def _serve(protocol: Any) -> None:
-    from reward_server.scoring import math, symbolic  # the slow import belongs after die_with_parent
+def _answer(request: dict[str, Any]) -> dict[str, Any]:
+    from reward_server.scoring import math, symbolic
 
-    math.compare(r"\frac{\pi}{2}", r"\pi/2", symbolic.same)  # the first comparison builds the parser's tables
-    _send(protocol, {"ready": True})
-    for line in sys.stdin.buffer:
-        request = json.loads(line)
-        try:
-            if request["op"] == "gold":
-                reply = {"value": bool(math.check_gold(request["gold"], symbolic.good))}
-            else:
-                answer = request["answer"]
-                reply = {"value": any(math.compare(gold, answer, symbolic.same) for gold in request["golds"])}
-        except (MemoryError, RecursionError) as limit:
-            reply = {"exhausted": type(limit).__name__}
-        except Exception as error:  # the process boundary: becomes status `error`, which is counted, never a zero
-            reply = {"error": f"{type(error).__name__}: {error}"[:500]}
-        _send(protocol, reply)
+    try:
+        if request["op"] == "gold":
+            return {"value": bool(math.check_gold(request["gold"], symbolic.good))}
+        answer = request["answer"]
+        return {"value": any(math.compare(gold, answer, symbolic.same) for gold in request["golds"])}
+    except (MemoryError, RecursionError) as limit:
+        return {"exhausted": type(limit).__name__}
+    except Exception as error:  # the process boundary: becomes status `error`, which is counted, never a zero
+        return {"error": f"{type(error).__name__}: {error}"[:500]}
 
 
-def _send(protocol: Any, reply: dict[str, Any]) -> None:
-    protocol.write(json.dumps(reply) + "\n")
-    protocol.flush()
+def _resident_mb() -> float:
+    import psutil
+
+    return psutil.Process().memory_info().rss / (1 << 20)
 
 
-def _limit_memory() -> None:
+def _limit_memory(memory_mb: int) -> None:
     with contextlib.suppress(ImportError):  # no such module on Windows
         import resource
 
+        import psutil
+
+        used = psutil.Process(os.getpid()).memory_info().vms
         _, hard = resource.getrlimit(resource.RLIMIT_AS)
-        limit = MAX_MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(hard, MAX_MEMORY_BYTES)
-        resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
-
-
-if __name__ == "__main__":
-    main()
+        limit = used + (memory_mb << 20)
+        resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(hard, limit), hard))

@@ -46,26 +46,6 @@ class SlowMath(Protocol):
         ...
 
 
-class _Stopwatch:
-    """Slow math that knows how long its caller waited for a worker to be free."""
-
-    def __init__(self, slow: SlowMath):
-        self._slow = slow
-        self.waited_ms = 0.0
-
-    async def gold_is_good(self, gold: str) -> Reply:
-        return await self._time(self._slow.gold_is_good(gold))
-
-    async def any_equal(self, golds: tuple[str, ...], answer: str) -> Reply:
-        return await self._time(self._slow.any_equal(golds, answer))
-
-    async def _time(self, asked: Awaitable[Reply]) -> Reply:
-        started = time.perf_counter()
-        reply = await asked
-        self.waited_ms += (time.perf_counter() - started) * 1e3 - reply.elapsed_ms
-        return reply
-
-
 async def judge(item: Item, match: str, slow: SlowMath) -> Verdict:
     """Judge one item.
 
@@ -75,34 +55,83 @@ async def judge(item: Item, match: str, slow: SlowMath) -> Verdict:
         match: "equivalent" (the full rules) or "exact" (character for character, for all three kinds).
         slow: asked only for mathematics that is neither a plain number nor plain text; a cheap item never waits.
     """
+    found = settle(item, match)
+    return found if isinstance(found, Verdict) else await found.ask(slow)
+
+
+def settle(item: Item, match: str) -> Verdict | Unsettled:
+    """The verdict of an item that needs no worker; else what a worker must be asked."""
     started = time.perf_counter()
-    slow = _Stopwatch(slow)
     format_bit = check_format(item.response, item.think_prefilled)
     extracted = extract_answer(item.response)
-    gold = await _judge_gold(item, match, slow)
-    answer = Reply()
-    if gold.value and extracted is not None:
-        answer = await _judge_answer(item, match, extracted, slow)
-    applies = {
-        ERROR: ERROR in (gold.failure, answer.failure),
-        BAD_GOLD: not gold.value,
-        TIMEOUT: answer.failure == TIMEOUT,
-        TRUNCATED: item.finish_reason == "length" and not has_complete_box(item.response),
-        NO_BOX: extracted is None,
-        BAD_FORMAT: not format_bit,
-        WRONG: not answer.value,
-        CORRECT: True,
-    }
-    status = next(status for status in STATUSES if applies[status])
-    return Verdict(
-        id=item.id,
-        reward=None if status in INVALID else float(status == CORRECT),
-        accuracy=None if status in INVALID else int(answer.value),
-        format=format_bit,
-        extracted=extracted,
-        status=status,
-        elapsed_ms=round((time.perf_counter() - started) * 1e3 - slow.waited_ms, 3),
-    )
+    unsettled = Unsettled(item, format_bit, extracted)
+    good = check_ground_truth(item.kind, item.ground_truth, item.options, match)
+    if good is None:
+        unsettled.golds = tuple(gold for gold in item.ground_truth if math.check_gold(gold) is None)
+    right: bool | None = False
+    if good is not False and extracted is not None:
+        right, unsettled.rivals = _compare(item, match, extracted)
+    unsettled.elapsed_ms = (time.perf_counter() - started) * 1e3
+    if good is False or (good and right is not None):
+        return unsettled.verdict(Reply(bool(good)), Reply(bool(right)))
+    unsettled.right = right
+    return unsettled
+
+
+@dataclass
+class Unsettled:
+    """An item of which a worker must look at the ground truth, at the answer, or at both.
+
+    Attributes:
+        golds: ground truths that a worker must parse.
+        rivals: ground truths that the answer must be compared with by a worker.
+        right: what is known of the answer already; None: ask.
+    """
+
+    item: Item
+    format: int
+    extracted: str | None
+    golds: tuple[str, ...] = ()
+    rivals: tuple[str, ...] = ()
+    right: bool | None = None
+    elapsed_ms: float = 0.0
+
+    async def ask(self, slow: SlowMath) -> Verdict:
+        """The verdict, once the workers have answered."""
+        for gold in self.golds:
+            reply = await slow.gold_is_good(gold)
+            self.elapsed_ms += reply.elapsed_ms
+            if not reply.value:
+                return self.verdict(reply, Reply())
+        answer = Reply(bool(self.right))
+        if self.right is None:
+            assert self.extracted is not None
+            answer = await slow.any_equal(self.rivals, self.extracted)
+            self.elapsed_ms += answer.elapsed_ms
+        return self.verdict(Reply(True), answer)
+
+    def verdict(self, gold: Reply, answer: Reply) -> Verdict:
+        """The first status that applies (docs: the verdict contract)."""
+        applies = {
+            ERROR: ERROR in (gold.failure, answer.failure),
+            BAD_GOLD: not gold.value,
+            TIMEOUT: answer.failure == TIMEOUT,
+            TRUNCATED: self.item.finish_reason == "length" and not has_complete_box(self.item.response),
+            NO_BOX: self.extracted is None,
+            BAD_FORMAT: not self.format,
+            WRONG: not answer.value,
+            CORRECT: True,
+        }
+        status = next(status for status in STATUSES if applies[status])
+        return Verdict(
+            id=self.item.id,
+            reward=None if status in INVALID else float(status == CORRECT),
+            accuracy=None if status in INVALID else int(answer.value),
+            format=self.format,
+            extracted=self.extracted,
+            status=status,
+            elapsed_ms=round(self.elapsed_ms, 3),
+        )
 
 
 def error_verdict(item: Item) -> Verdict:
@@ -135,27 +164,16 @@ def check_ground_truth(
     return False if False in good else None if None in good else True
 
 
-async def _judge_gold(item: Item, match: str, slow: SlowMath) -> Reply:
-    good = check_ground_truth(item.kind, item.ground_truth, item.options, match)
-    if good is not None:
-        return Reply(good)
-    for gold in item.ground_truth:
-        if math.check_gold(gold) is None:
-            reply = await slow.gold_is_good(gold)
-            if not reply.value:
-                return reply
-    return Reply(True)
-
-
-async def _judge_answer(item: Item, match: str, answer: str, slow: SlowMath) -> Reply:
+def _compare(item: Item, match: str, answer: str) -> tuple[bool | None, tuple[str, ...]]:
+    """(is the answer right, ground truths to ask a worker about): None where a worker must say."""
     if match == "exact":
-        return Reply(any(answer == gold.strip() for gold in item.ground_truth))
+        return any(answer == gold.strip() for gold in item.ground_truth), ()
     if item.kind == "mcq":
-        return Reply(any(mcq.is_right(answer, gold, item.options) for gold in item.ground_truth))
+        return any(mcq.is_right(answer, gold, item.options) for gold in item.ground_truth), ()
     if item.kind == "open":
-        return Reply(any(text.same(answer, gold) for gold in item.ground_truth))
+        return any(text.same(answer, gold) for gold in item.ground_truth), ()
     results = {gold: math.compare(gold, answer) for gold in item.ground_truth}
     unsettled = tuple(gold for gold, result in results.items() if result is None)
     if True in results.values() or not unsettled:
-        return Reply(True in results.values())
-    return await slow.any_equal(unsettled, answer)
+        return True in results.values(), ()
+    return None, unsettled

@@ -1,8 +1,10 @@
 """The worker pool: hangs, deaths, order, and nothing left behind."""
 
 import asyncio
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,17 +21,28 @@ SLOW = r"\prod_{k=1}^{9000} (x+k)"
 """Passes the static bounds and keeps a worker busy for minutes."""
 
 
+def new_pool(workers, deadline_s, **options):
+    return WorkerPool(workers, deadline_s, warm_up=False, **options)
+
+
+def root(n, ident=None):
+    """A right answer that only a worker can judge, another for every n."""
+    return item(
+        answer=rf"\frac{{{n + 1}\sqrt{{3}}}}{{3}}", gold=rf"\frac{{{n + 1}}}{{\sqrt3}}", ident=ident or f"root {n}"
+    )
+
+
 def alive(pid):
     return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
 
 
 def test_a_hang_is_killed_and_stops_nobody_else():
     items = [item(answer=SLOW, gold="x^2", ident="hang")]
-    items += [item(answer=r"\frac{\sqrt{3}}{3}", gold=r"\frac{1}{\sqrt3}", ident=f"root {n}") for n in range(20)]
+    items += [root(n) for n in range(20)]
     items += [item(answer="5", gold="5", ident="cheap")]
 
     async def run():
-        async with WorkerPool(2, deadline_s=1.0) as pool:
+        async with new_pool(2, deadline_s=1.0) as pool:
             verdicts = await judge_batch(items, "equivalent", pool)
             again = await judge_batch(items[:2], "equivalent", pool)
             return verdicts, again, pool.pids
@@ -39,12 +52,12 @@ def test_a_hang_is_killed_and_stops_nobody_else():
     assert [verdict.status for verdict in verdicts] == [TIMEOUT] + [CORRECT] * 21
     assert (verdicts[0].reward, verdicts[0].accuracy, verdicts[0].format) == (0.0, 0, 1)
     assert [verdict.status for verdict in again] == [TIMEOUT, CORRECT]
-    assert not any(alive(pid) for pid in pids)
+    wait_until(lambda: not any(map(alive, pids)))
 
 
 def test_the_deadline_is_cpu_time_not_wall_time():
     async def run():
-        async with WorkerPool(1, deadline_s=1.0) as pool:
+        async with new_pool(1, deadline_s=1.0) as pool:
             (pid,) = pool.pids
             os.kill(pid, signal.SIGSTOP)  # a machine so loaded that the worker does not run
             scoring = asyncio.ensure_future(
@@ -62,7 +75,7 @@ def test_a_worker_killed_in_mid_batch_costs_nothing():
     items = [item(answer=f"{n}x^2+x^2", gold=f"{n + 1}x^2", ident=str(n)) for n in range(40)]
 
     async def run():
-        async with WorkerPool(2, deadline_s=5.0) as pool:
+        async with new_pool(2, deadline_s=5.0) as pool:
             scoring = asyncio.ensure_future(judge_batch(items, "equivalent", pool))
             await asyncio.sleep(0.1)
             os.kill(pool.pids[0], signal.SIGKILL)
@@ -75,35 +88,111 @@ def test_a_worker_killed_in_mid_batch_costs_nothing():
 
 def test_a_worker_that_never_comes_back_is_an_error_not_a_zero():
     async def run():
-        async with WorkerPool(1, deadline_s=5.0) as pool:
+        async with new_pool(1, deadline_s=5.0) as pool:
             pool.wall_s = 0.5
-            os.kill(pool.pids[0], signal.SIGSTOP)
             original = pool._start
 
             async def start_frozen():
                 worker = await original()
-                os.kill(worker.process.pid, signal.SIGSTOP)
+                os.kill(worker.pid, signal.SIGSTOP)
                 return worker
 
             pool._start = start_frozen
-            return await judge_batch([item(answer=r"\sqrt{25}", gold="5")], "equivalent", pool)
+            os.kill(pool.pids[0], signal.SIGSTOP)
+            verdicts = await judge_batch([item(answer=r"\sqrt{25}", gold="5")], "equivalent", pool)
+            return verdicts, dict(pool.restarts)
 
-    (verdict,) = run_async(run())
+    (verdict,), restarts = run_async(run())
     assert (verdict.status, verdict.reward, verdict.accuracy, verdict.is_valid) == (ERROR, None, None, False)
+    assert restarts == {"stuck": 2}, "tried once more"
 
 
-def test_worker_speaks_only_the_protocol_on_stdout_and_ends_with_its_pipe():
-    worker = subprocess.run(
-        [sys.executable, "-m", "reward_server.worker", "--parent", str(os.getpid())],
-        input='{"op":"gold","gold":"\\\\frac{x}{2}"}\n{"op":"nonsense"}\n{"op":"gold","gold":"1+"}\n',
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        timeout=60,
+def test_the_nursery_may_die_too():
+    async def run():
+        async with new_pool(2, deadline_s=5.0) as pool:
+            first = pool.nursery_pid
+            os.kill(first, signal.SIGKILL)
+            verdicts = await judge_batch([root(n) for n in range(8)], "equivalent", pool)
+            return verdicts, first, pool.nursery_pid
+
+    verdicts, first, second = run_async(run())
+    assert {verdict.status for verdict in verdicts} == {CORRECT} and second not in (None, first)
+
+
+def test_what_was_answered_is_remembered_and_shared():
+    async def run():
+        async with new_pool(1, deadline_s=5.0) as pool:
+            verdicts = await judge_batch([root(1, ident=str(n)) for n in range(50)], "equivalent", pool)
+            again = await judge_batch([root(1)], "equivalent", pool)
+            return verdicts + again, pool.hits
+
+    verdicts, hits = run_async(run())
+    assert len(verdicts) == 51 and {verdict.status for verdict in verdicts} == {CORRECT}
+    assert hits >= 50, "one question for all 51 answers"
+
+
+def test_memory_is_capped_per_answer_and_kept_memory_costs_the_worker():
+    hungry = item(answer="(2x+2y+2z)^{100}", gold="2^{100}(x+y+z)^{100}")
+
+    async def run():
+        async with new_pool(1, deadline_s=60.0, memory_mb=4) as pool:
+            small = await judge_batch([hungry], "equivalent", pool)
+            replaced = pool.restarts["memory"]
+        async with new_pool(1, deadline_s=60.0) as pool:
+            large = await judge_batch([hungry], "equivalent", pool)
+        return small, replaced, large
+
+    small, replaced, large = run_async(run())
+    assert [verdict.status for verdict in small] == [TIMEOUT] and replaced >= 1
+    assert [verdict.status for verdict in large] == [CORRECT]
+
+
+def test_an_abandoned_question_frees_its_worker():
+    async def run():
+        async with new_pool(1, deadline_s=60.0) as pool:
+            scoring = asyncio.ensure_future(judge_batch([item(answer=SLOW, gold="x^2")], "equivalent", pool))
+            await asyncio.sleep(0.3)
+            (pid,) = [pid for pid in pool.pids if psutil.Process(pid).cpu_times().user > 0.1] or pool.pids[:1]
+            scoring.cancel()
+            verdicts = await judge_batch([root(3)], "equivalent", pool)
+            return verdicts, pid
+
+    verdicts, pid = run_async(run())
+    assert [verdict.status for verdict in verdicts] == [CORRECT]
+    wait_until(lambda: not alive(pid))
+
+
+def test_a_dear_question_steps_aside():
+    async def run():
+        async with new_pool(1, deadline_s=60.0) as pool:
+            dear = asyncio.ensure_future(judge_batch([item(answer=SLOW, gold="x^2")], "equivalent", pool))
+            await asyncio.sleep(0.05)
+            verdicts = await judge_batch([root(n) for n in range(5)], "equivalent", pool)
+            assert not dear.done()
+            dear.cancel()
+            return verdicts
+
+    assert {verdict.status for verdict in run_async(run())} == {CORRECT}
+
+
+def test_a_worker_speaks_json_lines_and_ends_with_its_socket():
+    ours, theirs = socket.socketpair()
+    code = (
+        "import socket, sys\nfrom reward_server.worker import serve\nserve(socket.socket(fileno=int(sys.argv[1])), 512)"
     )
-    lines = worker.stdout.splitlines()
-    assert lines[0] == '{"ready": true}' and lines[1] == '{"value": true}' and lines[3] == '{"value": false}'
-    assert "error" in lines[2] and len(lines) == 4 and worker.returncode == 0
+    with theirs:
+        worker = subprocess.Popen(
+            [sys.executable, "-c", code, str(theirs.fileno())], cwd=ROOT, pass_fds=[theirs.fileno()]
+        )
+    with ours, ours.makefile("rwb") as pipe:
+        replies = []
+        for question in ({"op": "gold", "gold": r"\frac{x}{2}"}, {"op": "nonsense"}, {"op": "gold", "gold": "1+"}):
+            pipe.write(json.dumps(question).encode() + b"\n")
+            pipe.flush()
+            replies.append(json.loads(pipe.readline()))
+    assert replies[0]["value"] is True and "error" in replies[1] and replies[2]["value"] is False
+    assert all(reply["cpu_s"] > 0 and reply["ms"] >= 0 for reply in replies)
+    assert worker.wait(30) == 0
 
 
 def test_workers_die_with_a_server_that_is_killed():
@@ -124,7 +213,7 @@ def test_workers_die_with_a_server_that_is_killed():
 @pytest.mark.timeout(60)
 def test_cheap_items_do_not_wait_for_slow_ones():
     async def run():
-        async with WorkerPool(1, deadline_s=3.0) as pool:
+        async with new_pool(1, deadline_s=3.0) as pool:
             slow = asyncio.ensure_future(judge_batch([item(answer=SLOW, gold="x^2")] * 2, "equivalent", pool))
             await asyncio.sleep(0.1)
             started = time.monotonic()
