@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -12,14 +12,18 @@ from fastapi import FastAPI, Request, Response
 
 import crossthink
 from conf.reward import ServeRewardConfig
-from reward_server.batch import CHUNK
+from reward_server import api_docs
+from reward_server.access import TokenGate
 from reward_server.service import Refused, Service
-from reward_server.verdicts import Item
-from reward_server.wire import AsciiJson, read_json
+from reward_server.verdicts import Item, show
+from reward_server.wire import AsciiJson, ClientGone, read_json, until_gone
+
+SLICE_S = 0.005
+"""Seconds of reading items between two looks at other requests."""
 
 
 def create_app(config: ServeRewardConfig) -> FastAPI:
-    """The application; its workers start and end with it."""
+    """The application; its workers start and end with it. `app.state.service` is what it serves."""
     service = Service(config)
 
     @asynccontextmanager
@@ -29,17 +33,32 @@ def create_app(config: ServeRewardConfig) -> FastAPI:
 
     app = FastAPI(
         title="CrossThink reward server",
+        description=api_docs.DESCRIPTION,
         version=crossthink.__version__,
         lifespan=lifespan,
         default_response_class=AsciiJson,
     )
+    app.state.service = service
+    app.add_middleware(TokenGate, token=config.token)
 
     @app.exception_handler(Refused)
     async def refused(request: Request, refusal: Refused) -> Response:
         headers = {} if refusal.retry_after_s is None else {"Retry-After": str(refusal.retry_after_s)}
         return AsciiJson({"detail": refusal.detail}, refusal.status, headers)
 
-    @app.get("/healthz")
+    @app.exception_handler(ClientGone)
+    async def gone(request: Request, error: ClientGone) -> Response:
+        return Response(status_code=499)  # read by nobody
+
+    _add_health(app, service)
+    _add_score(app, service)
+    return app
+
+
+def _add_health(app: FastAPI, service: Service) -> None:
+    config = service.config
+
+    @app.get("/healthz", tags=["health"])
     async def healthz() -> Response:
         """Alive, and under which rules."""
         return AsciiJson(
@@ -48,42 +67,55 @@ def create_app(config: ServeRewardConfig) -> FastAPI:
                 "version": crossthink.__version__,
                 "rules_hash": service.rules_hash,
                 "match": config.match,
+                "shaping": api_docs.shaping(config.shaping),
                 "workers": config.workers,
+                "queue": service.queue,
             }
         )
 
-    @app.post("/v1/score")
+    @app.get("/readyz", tags=["health"])
+    async def readyz() -> Response:
+        """200 while requests are taken; 503 while the server starts or drains."""
+        return AsciiJson({"ready": service.ready}, 200 if service.ready else 503)
+
+    @app.get("/metrics", tags=["health"])
+    async def metrics() -> Response:
+        """Counters and histograms in Prometheus' text format."""
+        return Response(service.metrics.page(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _add_score(app: FastAPI, service: Service) -> None:
+    @app.post("/v1/score", tags=["score"], openapi_extra=api_docs.SCORE_BODY, responses=api_docs.SCORE_REPLIES)
     async def score(request: Request) -> Response:
         """Judge a batch: as many verdicts as items, in the same order."""
-        check_token(request, config.token)
-        items = await read_items(await read_json(request, config.max_body_mb), config.max_items)
-        verdicts = await service.score(items, "v1")
+        body = await read_json(request, service.config.max_body_mb)
+        items, request_id = await read_items(body, service.config.max_items)
+        verdicts = await until_gone(request, service.score(items, "v1", request_id))
         return AsciiJson({"rules_hash": service.rules_hash, "items": [verdict.to_json() for verdict in verdicts]})
 
-    return app
 
+async def read_items(body: Any, max_items: int) -> tuple[Sequence[Item], str | None]:
+    """The items and the request id of a `/v1/score` body.
 
-def check_token(request: Request, token: str | None) -> None:
-    """Raises 401 unless the request carries the shared secret (or none is set)."""
-    if token is None:
-        return
-    given = request.headers.get("authorization", "")
-    if not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
-        raise Refused(401, "Authorization: this server needs `Authorization: Bearer TOKEN` with its token=")
-
-
-async def read_items(request: Any, max_items: int) -> list[Item]:
-    """The items of a request. Raises 422 naming the item's index, its field and what is allowed there."""
-    if not isinstance(request, dict) or not isinstance(request.get("items"), list):
+    Raises:
+        Refused: 422 naming the item's index, its field and what is allowed there, 413 for too many.
+    """
+    if not isinstance(body, dict) or not isinstance(body.get("items"), list):
         raise Refused(422, 'items: expected a JSON object {"items": [...]}')
-    if len(request["items"]) > max_items:
-        raise Refused(413, f"items: {len(request['items'])} is above max_items={max_items}; send fewer at a time")
-    items = []
-    for index, obj in enumerate(request["items"]):
-        if index % CHUNK == 0:
+    if unknown := sorted(body.keys() - {"items", "request_id"}):
+        raise Refused(422, f"{show(unknown[0])}: unknown field, allowed are items, request_id")
+    request_id = body.get("request_id")
+    if request_id is not None and not (isinstance(request_id, str) and 0 < len(request_id) <= 200):
+        raise Refused(422, f"request_id: {show(request_id)} is not a string of 1 to 200 characters")
+    if len(body["items"]) > max_items:
+        raise Refused(413, f"items: {len(body['items'])} is above max_items={max_items}; send fewer at a time")
+    items, looked = [], time.perf_counter()
+    for index, obj in enumerate(body["items"]):
+        if time.perf_counter() - looked > SLICE_S:
             await asyncio.sleep(0)  # other requests are answered in between
+            looked = time.perf_counter()
         try:
             items.append(Item.from_json(obj))
         except ValueError as error:
             raise Refused(422, f"items[{index}].{error}") from error
-    return items
+    return items, request_id

@@ -4,34 +4,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Sequence
 
-from reward_server.scoring.judge import SlowMath, error_verdict, judge
+from reward_server.scoring.judge import SlowMath, Unsettled, error_verdict, settle
 from reward_server.verdicts import Item, Verdict
 
 log = logging.getLogger(__name__)
 
-CHUNK = 32
-"""Items judged between two looks at other requests."""
+SLICE_S = 0.005
+"""Seconds of judging between two looks at other requests."""
 
 
 async def judge_batch(items: Sequence[Item], match: str, slow: SlowMath) -> list[Verdict]:
     """Verdicts in the order of the items, one each. Items that need no worker are judged while others wait for one."""
-    tasks: list[asyncio.Task[Verdict]] = []
+    found: list[Verdict | asyncio.Task[Verdict]] = []
     try:
-        for start in range(0, len(items), CHUNK):
-            tasks += [asyncio.create_task(_judge(item, match, slow)) for item in items[start : start + CHUNK]]
-            await asyncio.sleep(0)
-        return list(await asyncio.gather(*tasks))
+        looked = time.perf_counter()
+        for item in items:
+            first = _settle(item, match)
+            found.append(asyncio.create_task(_ask(first, slow)) if isinstance(first, Unsettled) else first)
+            if time.perf_counter() - looked > SLICE_S:
+                await asyncio.sleep(0)
+                looked = time.perf_counter()
+        return [one if isinstance(one, Verdict) else await one for one in found]
     finally:
-        for task in tasks:
-            task.cancel()
+        for one in found:
+            if isinstance(one, asyncio.Task):
+                one.cancel()
 
 
-async def _judge(item: Item, match: str, slow: SlowMath) -> Verdict:
+def _settle(item: Item, match: str) -> Verdict | Unsettled:
     try:
-        return await judge(item, match, slow)
+        return settle(item, match)
     except Exception:
-        # The service boundary: one item that trips the grader must not fail its batch, and must not count as zero.
-        log.exception("could not judge item %r", item.id[:80])
-        return error_verdict(item)
+        return _failed(item)
+
+
+async def _ask(unsettled: Unsettled, slow: SlowMath) -> Verdict:
+    try:
+        return await unsettled.ask(slow)
+    except Exception:
+        return _failed(unsettled.item)
+
+
+def _failed(item: Item) -> Verdict:
+    # The service boundary: one item that trips the grader must not fail its batch, and must not count as zero.
+    log.exception("could not judge item %r", item.id[:80])
+    return error_verdict(item)

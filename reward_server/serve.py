@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import math
 import os
 import signal
 import socket
@@ -16,17 +17,27 @@ from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError
 from crossthink.files import atomic_file
 from crossthink.procs import die_with_parent
+from reward_server import logs, shaping
 from reward_server.app import create_app
-from reward_server.verdicts import MATCHES, rules_hash
+from reward_server.guard import GuardedProtocol
+from reward_server.verdicts import MATCHES
 
-GRACE_S = 3
-"""Seconds that requests under way are given when the server is told to end."""
 BACKLOG = 2048
 """Connections that may wait while the server is busy or not yet warm."""
+_LEAST = {
+    "workers": 1,
+    "worker_memory_mb": 64,
+    "max_items": 1,
+    "max_body_mb": 1,
+    "max_response_chars": 1,
+    "max_queue": 1,
+    "drain_s": 0,
+    "port": 0,
+}
 
 
 def run(config: ServeRewardConfig) -> None:
-    """Serve until SIGTERM or SIGINT, then end with no worker left.
+    """Serve until SIGTERM or SIGINT, then answer what is under way and end with no worker left.
 
     Environment: `CROSSTHINK_PARENT` (a process id) ends the server with that parent; `CROSSTHINK_PORT_FILE` (a path)
     receives the bound port, atomically, once requests are answered.
@@ -38,6 +49,7 @@ def run(config: ServeRewardConfig) -> None:
     if parent := os.environ.get("CROSSTHINK_PARENT"):
         die_with_parent(int(parent))
     check(config)
+    logs.configure()
     with bind(config.host, config.port) as listener:
         server = _Server(config, listener)
         # uvicorn raises the signal that ended it once more; the default handlers would turn a clean end into a death.
@@ -51,15 +63,18 @@ def check(config: ServeRewardConfig) -> None:
     """Refuse impossible values. Raises ConfigError naming the key, its value and what is allowed."""
     if config.match not in MATCHES:
         raise ConfigError(f"match={config.match} is not one of {', '.join(MATCHES)}.")
-    for key, least in (("workers", 1), ("max_items", 1), ("max_body_mb", 1), ("port", 0)):
+    shaping.check(config.shaping)
+    for key, least in _LEAST.items():
         if getattr(config, key) < least:
             raise ConfigError(f"{key}={getattr(config, key)} is too small: at least {least}.")
     if config.port > 65535:
         raise ConfigError(f"port={config.port} is no TCP port: 0 to 65535.")
     if not config.deadline_s > 0:
         raise ConfigError(f"deadline_s={config.deadline_s} must be above 0.")
-    if config.token is not None and not config.token.strip():
-        raise ConfigError("token= is empty: leave it out, or set a secret.")
+    if config.invalid_as is not None and not math.isfinite(config.invalid_as):
+        raise ConfigError(f"invalid_as={config.invalid_as} is no finite number.")
+    if config.token is not None and (not config.token.strip() or "/" in config.token):
+        raise ConfigError("token= is empty or has a '/', which a path token cannot: leave it out, or set a secret.")
     if config.token is None and not is_loopback(config.host):
         raise ConfigError(f"host={config.host} can be reached by others: set token=SECRET, or use host=127.0.0.1.")
 
@@ -96,15 +111,16 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it answers."""
+    """Says where it listens once it answers, and at the end that it takes no more."""
 
     def __init__(self, config: ServeRewardConfig, listener: socket.socket):
         super().__init__(
             uvicorn.Config(
                 create_app(config),
-                log_level="warning",
+                http=GuardedProtocol,
+                log_config=None,
                 access_log=False,
-                timeout_graceful_shutdown=GRACE_S,
+                timeout_graceful_shutdown=math.ceil(config.drain_s),
                 backlog=BACKLOG,
             )
         )
@@ -119,5 +135,9 @@ class _Server(uvicorn.Server):
             with atomic_file(Path(path)) as handle:
                 handle.write(f"{port}\n")
         host = f"[{self._served.host}]" if ":" in self._served.host else self._served.host
-        match = self._served.match
-        print(f"reward server on http://{host}:{port} (rules {rules_hash(match)}, match {match})", flush=True)
+        rules = self.config.app.state.service.rules_hash
+        print(f"reward server on http://{host}:{port} (rules {rules}, match {self._served.match})", flush=True)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self.config.app.state.service.ready = False
+        await super().shutdown(sockets)

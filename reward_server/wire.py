@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
-from typing import Any
+from collections.abc import Coroutine
+from typing import Any, TypeVar
 
 import orjson
 from fastapi import Request, Response
+from starlette.requests import ClientDisconnect
 
 from reward_server.service import Refused
 from reward_server.verdicts import show
+
+T = TypeVar("T")
+
+BODY_S = 60.0
+"""Seconds in which a whole body must arrive."""
+
+
+class ClientGone(Exception):
+    """The client closed the connection before its reply was ready."""
 
 
 class AsciiJson(Response):
@@ -47,8 +60,41 @@ def parse_json(body: bytes) -> Any:
         return json.loads(body)
 
 
+async def until_gone(request: Request, work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled when the client goes away: nobody would read it.
+
+    Raises:
+        ClientGone: the connection closed first.
+    """
+    task, gone = asyncio.ensure_future(work), asyncio.ensure_future(request.receive())
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientGone
+        return task.result()
+    finally:
+        for one in (task, gone):
+            if not one.done():
+                one.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await one
+
+
 async def read_body(request: Request, max_mb: int) -> bytes:
-    """The request's body. Raises Refused (413) as soon as it is known to be longer than `max_mb` MiB."""
+    """The request's body.
+
+    Raises:
+        Refused: 413 as soon as it is known to be longer than `max_mb` MiB, 408 where it does not arrive in time.
+    """
+    try:
+        return await asyncio.wait_for(_read_body(request, max_mb), BODY_S)
+    except asyncio.TimeoutError as error:
+        raise Refused(408, f"body: did not arrive within {BODY_S:g} s") from error
+    except ClientDisconnect as error:
+        raise ClientGone from error
+
+
+async def _read_body(request: Request, max_mb: int) -> bytes:
     limit = max_mb << 20
     too_long = Refused(413, f"body: longer than max_body_mb={max_mb} MiB; send fewer items at a time")
     declared = request.headers.get("content-length", "")

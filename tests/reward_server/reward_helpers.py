@@ -19,11 +19,14 @@ DATA = ROOT.parent / "shared" / "data"
 
 RUN = """
 import sys
-from conf.reward import ServeRewardConfig
+import json
+from conf.reward import ServeRewardConfig, ShapingConfig
 from crossthink.errors import UserError
 from reward_server.serve import run
+fields = json.loads(sys.argv[1])
+fields["shaping"] = ShapingConfig(**fields.get("shaping", {}))
 try:
-    run(ServeRewardConfig(**eval(sys.argv[1])))
+    run(ServeRewardConfig(**fields))
 except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
@@ -50,7 +53,7 @@ def item(kind="math", answer="5", gold="5", ident="a", **fields):
 def spawn(**config):
     """A server process that may not be ready yet."""
     return subprocess.Popen(
-        [sys.executable, "-c", RUN, repr({"port": 0, **config})],
+        [sys.executable, "-c", RUN, json.dumps({"port": 0, "warm_up": False, **config})],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
