@@ -28,7 +28,12 @@ ITEM = {
         "options": {
             "description": "Label to text, of a multiple-choice question.",
             "anyOf": [
-                {"type": "object", "additionalProperties": {"type": "string"}, "minProperties": 1},
+                {
+                    "type": "object",
+                    "propertyNames": {"pattern": "[!-~]"},
+                    "additionalProperties": {"type": "string"},
+                    "minProperties": 1,
+                },
                 {"type": "null"},
             ],
         },

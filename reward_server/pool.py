@@ -21,9 +21,9 @@ from reward_server.verdicts import ERROR, TIMEOUT
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 16_384
+REMEMBERED = 2_048
 """Questions whose answer is remembered."""
-CRASHES = 3
+CRASHES = 5
 """Attempts at a question whose workers die. It may not be the question's fault: workers are killed from outside too."""
 HANGS = 2
 """Attempts at a question that meets the wall-clock guard."""

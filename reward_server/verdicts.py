@@ -36,7 +36,7 @@ STATUSES = (ERROR, BAD_GOLD, TIMEOUT, TRUNCATED, NO_BOX, BAD_FORMAT, WRONG, CORR
 """All statuses in their order of precedence: the first that applies is the verdict's."""
 INVALID = frozenset({ERROR, BAD_GOLD})
 
-RULES_VERSION = "1"
+RULES_VERSION = "2"
 """Raised with every change that can turn one verdict into another."""
 
 
@@ -160,7 +160,7 @@ class Verdict:
 
     def to_json(self) -> dict[str, Any]:
         """The JSON object of the reply."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 def rules_hash(match: str, shaping: ShapingConfig | None = None) -> str:
@@ -218,6 +218,8 @@ def _optional(obj: dict[str, Any], name: str, kind: type, what: str) -> Any:
 
 def _count(obj: dict[str, Any], name: str) -> int | None:
     value = obj.get(name)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # JSON knows one kind of number
     if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
         raise ValueError(f"{name}: {show(value)} is not a whole number of at least 0")
     return value

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 OPEN = "<think>"
 CLOSE = "</think>"
+
+OPENING_TAGS = "opening tags"
+"""Not exactly one `<think>`, or one at all where the prompt supplied it."""
+CLOSING_TAGS = "closing tags"
+"""Not exactly one `</think>`."""
+TEXT_BEFORE = "text before"
+"""More than whitespace before the first `<think>`."""
+BOX_AFTER = "box after"
+"""No complete box with content after the last `</think>`."""
+FAULTS = (OPENING_TAGS, CLOSING_TAGS, TEXT_BEFORE, BOX_AFTER)
+"""All that can break the format."""
 
 _BOX = "\\boxed"
 _BOX_OPEN = re.compile(r"\\boxed\s*\{")
@@ -20,12 +32,23 @@ def check_format(response: str, think_prefilled: bool = False) -> int:
         response: everything the model wrote.
         think_prefilled: the prompt supplied the opening tag; a second one in the response breaks the rule.
     """
-    opening = 0 if think_prefilled else 1
-    if response.count(OPEN) != opening or response.count(CLOSE) != 1:
-        return 0
-    if not think_prefilled and not response.lstrip().startswith(OPEN):
-        return 0
-    return int(last_box(response, response.index(CLOSE) + len(CLOSE)) is not None)
+    return 1 if format_fault(response, think_prefilled) is None else 0
+
+
+def format_fault(response: str, think_prefilled: bool = False, known: Collection[str] = ()) -> str | None:
+    """The first of `FAULTS` that breaks the format and is not `known` yet; None where there is none (left)."""
+    openings = response.count(OPEN)
+    if openings != (0 if think_prefilled else 1) and OPENING_TAGS not in known:
+        return OPENING_TAGS
+    closings = response.count(CLOSE)
+    if closings != 1 and CLOSING_TAGS not in known:
+        return CLOSING_TAGS
+    starts = think_prefilled or not openings or response.startswith(OPEN) or response.lstrip().startswith(OPEN)
+    if not starts and TEXT_BEFORE not in known:
+        return TEXT_BEFORE
+    if closings and last_box(response, answer_start(response)) is None and BOX_AFTER not in known:
+        return BOX_AFTER
+    return None
 
 
 def extract_answer(response: str) -> str | None:
@@ -33,12 +56,12 @@ def extract_answer(response: str) -> str | None:
 
     The last box after the last `</think>`; only with no `</think>` at all, the last box anywhere.
     """
-    return last_box(response, _answer_start(response))
+    return last_box(response, answer_start(response))
 
 
 def has_complete_box(response: str) -> bool:
     """True when the box that accuracy reads is there and closed, be it empty."""
-    return _last_box(response, _answer_start(response)) is not None
+    return _last_box(response, answer_start(response)) is not None
 
 
 def last_box(text: str, start: int = 0) -> str | None:
@@ -51,29 +74,47 @@ def last_box(text: str, start: int = 0) -> str | None:
     return (_last_box(text, start) or "").strip() or None
 
 
-def _last_box(text: str, start: int) -> str | None:
+def find_box(text: str, start: int = 0) -> tuple[int, int] | None:
+    r"""Where the content of the last `\boxed{` at or after `start` begins, and where it ends: -1 if it is unclosed."""
     end = len(text)
     while (at := text.rfind(_BOX, start, end)) >= 0:
         if opened := _BOX_OPEN.match(text, at):
-            close = closing_brace(text, opened.end())
-            return text[opened.end() : close] if close >= 0 else None
+            begin = opened.end()
+            return begin, closing_brace(text, begin)
         end = at
     return None
 
 
-def _answer_start(response: str) -> int:
+def count_boxes(text: str, start: int, end: int) -> int:
+    r"""How many `\boxed{` there are between two indices, closed or not, one inside the other or not."""
+    return len(_BOX_OPEN.findall(text, start, end))
+
+
+def answer_start(response: str) -> int:
+    """Index from which on a box counts: behind the last `</think>`, or 0 where there is none."""
     close = response.rfind(CLOSE)
     return 0 if close < 0 else close + len(CLOSE)
+
+
+def is_cut_off(response: str, finish_reason: str | None) -> bool:
+    """True when the length limit ended the response before the box that accuracy reads was complete."""
+    return finish_reason == "length" and not has_complete_box(response)
+
+
+def _last_box(text: str, start: int) -> str | None:
+    found = find_box(text, start)
+    return text[found[0] : found[1]] if found is not None and found[1] >= 0 else None
 
 
 def closing_brace(text: str, start: int) -> int:
     """Index of the brace that closes the one just before `start`, or -1."""
     depth = 1
     for token in _BRACE.finditer(text, start):
-        if token[0] == "{":
-            depth += 1
-        elif token[0] == "}":
+        brace = token[0]
+        if brace == "}":
             depth -= 1
             if not depth:
                 return token.start()
+        elif brace == "{":
+            depth += 1
     return -1

@@ -13,6 +13,7 @@ TEXT_COMMANDS = ("boxed", "text", "textbf", "textit", "textrm", "textnormal", "m
 TOKEN = re.compile(r"\\[A-Za-z]+|\\.|.", re.DOTALL)
 _OPENING = {"{", "(", "[", "\\{", "\\begin", "\\lfloor", "\\lceil", "\\langle"}
 _CLOSING = {"}", ")", "]", "\\}", "\\end", "\\rfloor", "\\rceil", "\\rangle"}
+_ENCLOSING = {"(": ")", "[": "]", "\\{": "\\}", "\\langle": "\\rangle"}
 _ARGUMENTS = {"\\frac": 2, "\\binom": 2, "\\sqrt": 1}
 
 # Only characters with one LaTeX spelling. Unicode minus signs are minus signs; dashes are not.
@@ -136,9 +137,9 @@ def split(text: str, separators: frozenset[str] | set[str]) -> list[str]:
 
 
 def enclosed(text: str) -> tuple[str, str, str] | None:
-    r"""(opening, inside, closing) when one pair of `( [ \{` `) ] \}` encloses the whole text, else None."""
+    r"""(opening, inside, closing) when one pair of `( [ \{ \langle` and their partners encloses the text, else None."""
     tokens = list(top_level(text))
-    if len(tokens) < 2 or tokens[0][1] not in ("(", "[", "\\{") or tokens[-1][1] not in (")", "]", "\\}"):
+    if len(tokens) < 2 or tokens[0][1] not in _ENCLOSING or tokens[-1][1] not in _ENCLOSING.values():
         return None
     if any(depth == 0 for _, _, depth in tokens[1:-1]):
         return None

@@ -8,6 +8,23 @@ from reward_server.scoring.text import normalise, strip_wrappers
 
 Options = tuple[tuple[str, str], ...]
 
+LABELS = "label"
+"""A label alone, or several."""
+LABEL_AND_TEXT = "label and text"
+"""A label with its own option's text."""
+TEXT = "text"
+"""An option's full text."""
+OTHER_TEXT = "another option's text"
+"""A label with the text of another option: the first of the labels that it rests on is the one written."""
+SHARED_TEXT = "shared text"
+"""A text that several options have."""
+NO_LABEL = "no label"
+"""No label, and no options whose text it could be."""
+NOTHING = "nothing"
+"""Neither a label nor an option's text."""
+TOO_LONG = "too long"
+"""Longer than any option can be written."""
+
 _SEPARATOR = re.compile(r"[.:)\]]")
 _BARE_LABEL = re.compile(r"\w{1,4}")
 
@@ -19,7 +36,12 @@ def is_right(answer: str, gold: str, options: Options | None) -> bool:
 
 
 def labels(answer: str, options: Options | None) -> frozenset[str] | None:
-    """The labels that an answer (or a ground truth) names; None where it names none.
+    """The labels that an answer (or a ground truth) names; None where it names none: see `read`."""
+    return read(answer, options)[0]
+
+
+def read(answer: str, options: Options | None) -> tuple[frozenset[str] | None, str, list[str]]:
+    """The labels that an answer (or a ground truth) names, how it was read, and the labels that this rests on.
 
     In this order: a label alone (or several, comma-separated); a label, then `.`, `:` or a closing bracket, then that
     option's own text; an option's full text. Case matters in labels. A label with another option's text names
@@ -27,34 +49,37 @@ def labels(answer: str, options: Options | None) -> frozenset[str] | None:
     """
     answer = " ".join(answer.split())
     if len(answer) > _longest(options):
-        return None
+        return None, TOO_LONG, []
     bare = strip_wrappers(answer)
     known = {label for label, _ in options} if options else None
     parts = [strip_wrappers(part) for part in bare.split(",")]
     if len(set(parts)) == len(parts) and all(_is_label(part, known) for part in parts):
-        return frozenset(parts)
+        return frozenset(parts), LABELS, parts
     if not options:
-        return None
-    texts = {label: _text(text) for label, text in options}
-    named = _label_and_text(bare, texts)
+        return None, NO_LABEL, []
+    texts = {label: option_text(text) for label, text in options}
+    named, how = _label_and_text(bare, texts), LABEL_AND_TEXT
     if named is None:
-        whole = _text(bare)
+        whole, how = option_text(bare), TEXT
         named = [label for label, text in texts.items() if text == whole and whole]
-    return frozenset(named) if len(named) == 1 else None
+    if len(named) == 1:
+        return frozenset(named), how, named
+    return None, OTHER_TEXT if how == LABEL_AND_TEXT else SHARED_TEXT if named else NOTHING, named
 
 
 def _label_and_text(answer: str, texts: dict[str, str]) -> list[str] | None:
-    """`[label]` for a label with its own text, `[]` for one with another option's text, None for neither."""
+    """`[label]` for a label with its own text, it and the text's labels for another option's text, None for neither."""
     for separator in _SEPARATOR.finditer(answer):
         head = answer[: separator.start()].strip()
         if separator[0] in ")]" and head[:1] == {")": "(", "]": "["}[separator[0]]:
             head = head[1:]
         head = strip_wrappers(head)
         if head in texts:
-            rest = _text(answer[separator.end() :])
+            rest = option_text(answer[separator.end() :])
             if rest and rest == texts[head]:
                 return [head]
-            return [] if rest and rest in texts.values() else None
+            others = [label for label, text in texts.items() if text == rest and rest]
+            return [head, *others] if others else None
         if len(head) > max(map(len, texts)):
             break
     return None
@@ -64,7 +89,8 @@ def _is_label(part: str, known: set[str] | None) -> bool:
     return part in known if known is not None else bool(_BARE_LABEL.fullmatch(part))
 
 
-def _text(text: str) -> str:
+def option_text(text: str) -> str:
+    """What is compared of an option's text, or of an answer that may be one."""
     return normalise(text.replace("$", ""))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -12,7 +13,7 @@ from reward_server.scoring.units import split_unit
 MAX_DEPTH = 12
 """Structures inside structures; deeper ones do not parse."""
 
-LIST, SET, UNION, RATIO, EITHER = ",", "{}", "cup", ":", "pm"
+LIST, SET, UNION, RATIO, EITHER, VECTOR = ",", "{}", "cup", ":", "pm", "\\langle\\rangle"
 """Kinds of `Group` besides brackets ("()", "[)", …) and matrices ("matrix 2x3")."""
 
 _RELATIONS = frozenset(["=", "<", ">", "\\leq", "\\geq", "\\neq"])
@@ -68,30 +69,50 @@ class Relation:
     text: str
 
 
+@dataclass(frozen=True)
+class Fault:
+    """In place of a structure: why there is none."""
+
+    why: str
+
+
 Node = Leaf | Words | Group | Named | Relation
 
 
+@functools.lru_cache(maxsize=2048)  # the samples of a group have one ground truth and few answers
 def parse(text: str) -> Node | None:
     """The structure of an answer or ground truth as written; None where it has none (unbalanced, empty parts, …)."""
+    node = read(text)
+    return None if isinstance(node, Fault) else node
+
+
+def read(text: str) -> Node | Fault:
+    """The structure of an answer or ground truth as written, or why it has none."""
     text = latex.clean(text)
-    if not text or not latex.balanced(text):
-        return None
+    if not text:
+        return Fault("it is empty")
+    if not latex.balanced(text):
+        return Fault("its brackets do not match")
     return _node(text, 0)
 
 
-def _node(text: str, depth: int) -> Node | None:
+def _node(text: str, depth: int) -> Node | Fault:
     text = latex.unwrap(text)
-    if not text or depth > MAX_DEPTH:
-        return None
+    if not text:
+        return Fault("a part of it is empty")
+    if depth > MAX_DEPTH:
+        return Fault(f"structures are nested deeper than {MAX_DEPTH}")
     if is_words(text):
         return Words(text)
     if (bracket := latex.enclosed(text)) is not None:
         return _bracketed(*bracket, depth)
+    text = join_thousands(text)
     if (parts := _list_items(text)) is not None:
         return _group(LIST, parts, depth)
     if len(parts := latex.split(text, {"\\approx"})) > 1:
         decimal = all(exact(split_unit(part)[0]) is not None for part in parts[1:])
-        return _node(parts[0], depth + 1) if decimal else None  # "exact ≈ decimal" is the exact value
+        # "exact ≈ decimal" is the exact value
+        return _node(parts[0], depth + 1) if decimal else Fault("what follows ≈ is not a plain number")
     if relation := _relation(text, depth):
         return relation
     if len(parts := latex.split(text, {"\\cup"})) > 1:
@@ -106,7 +127,9 @@ def _node(text: str, depth: int) -> Node | None:
     value = latex.unwrap(value)
     if unit is not None and (bracket := latex.enclosed(value)) and bracket[0] == "(" and "," not in bracket[1]:
         value = bracket[1]
-    return Leaf(re.sub(r"\s*([-+*/=^_(){}])\s*", r"\1", value), unit) if value else None
+    return (
+        Leaf(re.sub(r"\s*([-+*/=^_(){}])\s*", r"\1", value), unit) if value else Fault("it is a unit without a value")
+    )
 
 
 def is_words(text: str) -> bool:
@@ -117,7 +140,7 @@ def is_words(text: str) -> bool:
     return any(len(run) > 2 and not _FUNCTIONS.fullmatch(run) for run in runs)
 
 
-def _bracketed(opening: str, inside: str, closing: str, depth: int) -> Node | None:
+def _bracketed(opening: str, inside: str, closing: str, depth: int) -> Node | Fault:
     kind = opening + closing
     if kind == "\\{\\}":
         if len(latex.split(inside, {":", "\\mid", "|"})) > 1:
@@ -126,12 +149,13 @@ def _bracketed(opening: str, inside: str, closing: str, depth: int) -> Node | No
     parts = latex.split(inside, {",", ";"})
     if len(parts) == 1 and kind == "()":
         return _node(inside, depth + 1)
-    return _group(kind, parts, depth) if "\\" not in kind else None
+    if "\\" in kind and kind != VECTOR:
+        return Fault(f"{opening} does not go with {closing}")
+    return _group(kind, parts, depth)
 
 
 def _list_items(text: str) -> list[str] | None:
-    text = join_thousands(_and_to_commas(text))
-    parts = latex.split(text, {",", ";"})
+    parts = latex.split(_and_to_commas(text), {",", ";"})
     return parts if len(parts) > 1 else None
 
 
@@ -149,7 +173,7 @@ def join_thousands(text: str) -> str:
 
 def _and_to_commas(text: str) -> str:
     parts = _AND.split(text)
-    return ",".join(parts) if len(parts) > 1 and not any(is_words(part) for part in parts) else text
+    return ", ".join(parts) if len(parts) > 1 and not any(is_words(part) for part in parts) else text
 
 
 def _relation(text: str, depth: int) -> Node | None:
@@ -161,23 +185,26 @@ def _relation(text: str, depth: int) -> Node | None:
         name = re.sub(r"\s+", "", parts[0])
         if _NAME.fullmatch(parts[0]) and not _NO_NAME.search(parts[0]):
             value = _node(parts[-1], depth + 1)
-            return Named(name, value, text) if value is not None else None
+            return None if isinstance(value, Fault) else Named(name, value, text)
     return Relation(text) if all(parts) else None
 
 
-def _matrix(inside: str, depth: int) -> Node | None:
+def _matrix(inside: str, depth: int) -> Node | Fault:
     rows = [latex.split(row, {"&"}) for row in latex.split(inside, {"\\\\"}) if row]
     if not rows or len({len(row) for row in rows}) != 1:
-        return None
+        return Fault("the rows of its matrix are not of one length")
     return _group(f"matrix {len(rows)}x{len(rows[0])}", [cell for row in rows for cell in row], depth)
 
 
-def _group(kind: str, parts: list[str], depth: int) -> Node | None:
+def _group(kind: str, parts: list[str], depth: int) -> Node | Fault:
     items = tuple(_node(part, depth + 1) for part in parts)
+    for item in items:
+        if isinstance(item, Fault):
+            return item
     if kind == SET:  # {1 ± √5, -2} has three elements
         items = tuple(
             inner
             for item in items
             for inner in (item.items if isinstance(item, Group) and item.kind == EITHER else [item])
         )
-    return None if any(item is None for item in items) else Group(kind, items)
+    return Group(kind, items)

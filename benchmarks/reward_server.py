@@ -1,0 +1,315 @@
+"""The reward server against Math-Verify in a process pool: throughput, latency, hangs, memory. One run, one machine.
+
+    .venv/bin/python benchmarks/reward_server.py [CASE ...]
+
+Cases: `mix`, `math` (verdicts a second over HTTP, and by the pool), `latency` (batches of 64 at half load), `hang` (one
+genuine hang every 10 s), `hangs` (one in every 100 items), `memory` (200,000 verdicts after warm-up). Default: all, six
+minutes. Clients, server and workers share the machine's cores. The same items go to both; the pool gets them in chunks
+of 64, and warm.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import multiprocessing
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from benchmarks import reward_mix
+from crossthink.procs import stop
+from reward_server.verdicts import Item
+
+BATCH = 64
+WORKERS = 2
+CLIENTS = 4
+SECONDS = 10.0
+"""Longest measurement of a throughput. No item is sent twice: the server would remember its answer."""
+MOST_BATCHES = 1200
+WARM = 40
+"""Batches before the measured ones."""
+POOL_BATCHES = 80
+"""Batches of the pool's measurement."""
+ONLY_MATH = {"math": 1.0}
+CHEAP = {"mcq": 0.6, "open": 0.4}
+
+
+def main() -> int:
+    """Run the cases and print their figures, with the target beside each."""
+    cases = sys.argv[1:] or ["mix", "math", "latency", "hang", "hangs", "memory"]
+    print(f"{os.cpu_count()} cores, {WORKERS} workers, {CLIENTS} clients, batches of {BATCH}\n")
+    rate: float | None = None
+    for case in cases:
+        if case in ("mix", "math"):
+            measured = throughput(case)
+            rate = measured if case == "mix" else rate
+        elif case == "latency":
+            latency(rate)
+        else:
+            {"hang": one_hang, "hangs": many_hangs, "memory": memory}[case]()
+    return 0
+
+
+def throughput(case: str) -> float:
+    """Verdicts a second of the server and of the pool, for the same items."""
+    kinds = ONLY_MATH if case == "math" else None
+    groups = reward_mix.batches(1, BATCH, MOST_BATCHES, kinds)
+    with serving() as port:
+        drive(port, groups[:WARM], SECONDS)
+        ours = drive(port, groups[WARM:], SECONDS)
+        wrong = sum(check(port, group) for group in groups[:WARM])
+    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(by_math_verify, groups[:WARM]))
+        some = groups[WARM : WARM + POOL_BATCHES]
+        started, done, theirs_wrong = time.perf_counter(), 0, 0
+        for group, values in zip(some, pool.map(by_math_verify, some), strict=True):
+            done += len(group)
+            theirs_wrong += sum(value != worth(item) for value, item in zip(values, group, strict=True))
+        theirs = done / (time.perf_counter() - started)
+    target = " (target 3)" if case == "mix" else ""
+    print(f"## {case}\n{ours:.0f} verdicts/s over HTTP; Math-Verify in a pool of {WORKERS}: {theirs:.0f} verdicts/s")
+    print(f"ratio {ours / theirs:.2f}{target}")
+    print(f"answers misjudged: {wrong} of {WARM * BATCH}; by Math-Verify alone {theirs_wrong} of {done}\n", flush=True)
+    return ours
+
+
+def latency(rate: float | None) -> None:
+    """Latency of a batch, batches arriving at random at half of what the server can do."""
+    groups = reward_mix.batches(2, BATCH, 400)
+    with serving() as port:
+        drive(port, groups[:20], 3)
+        rate = rate or drive(port, groups, SECONDS)
+        bodies, took = [encode(group) for group in groups], []
+        draw, gap = random.Random(3), BATCH / (rate / 2)
+        queue = iter(bodies * 50)
+        lock = threading.Lock()
+        due = [time.perf_counter()]
+
+        def client() -> None:
+            connection = connect(port)
+            while True:
+                with lock:
+                    due[0] += draw.expovariate(1 / gap)
+                    mine, body = due[0], next(queue)
+                if mine > end:
+                    return
+                time.sleep(max(0.0, mine - time.perf_counter()))
+                ask(connection, body)
+                took.append(time.perf_counter() - mine)  # from when it was due, not from when a client was free
+
+        end = time.perf_counter() + SECONDS
+        in_threads(client, 16)
+    ms = sorted(1e3 * one for one in took)
+    print(f"## latency\nbatches of {BATCH} at half load ({rate / 2:.0f} verdicts/s), {len(ms)} batches")
+    print(f"p50 {statistics.median(ms):.1f} ms, p99 {ms[int(0.99 * len(ms))]:.1f} ms (target 50)\n", flush=True)
+
+
+def one_hang() -> None:
+    """Throughput of everybody else while one item every 10 s hangs."""
+    groups = reward_mix.batches(4, BATCH, 150)
+    with serving() as port:
+        drive(port, groups[:20], 3)
+        quiet, disturbed = [], []
+        for turn in range(2):  # in turns, against drift
+            quiet.append(drive(port, groups, SECONDS))
+            with hanging(port, 10.0, turn * 100):
+                disturbed.append(drive(port, groups, SECONDS))
+    loss = 1 - sum(disturbed) / sum(quiet)
+    print(f"## hang\none every 10 s: {sum(quiet) / 2:.0f} → {sum(disturbed) / 2:.0f} verdicts/s, ", end="")
+    print(f"{100 * loss:.1f} % less (target at most 15 %)\n", flush=True)
+
+
+def many_hangs() -> None:
+    """Throughput of multiple-choice and open items while one in every 100 items of other batches hangs."""
+    cheap = reward_mix.batches(5, BATCH, 150, CHEAP)
+    plain = reward_mix.batches(6, BATCH, 150)
+    numbers = itertools.count(1000)
+    poisoned = [
+        [reward_mix.hang(next(numbers)) if (64 * b + i) % 100 == 0 else one for i, one in enumerate(group)]
+        for b, group in enumerate(reward_mix.batches(6, BATCH, 150))
+    ]
+    rates = {}
+    with serving() as port:
+        drive(port, cheap[:20], 3)
+        for name, others in (("quiet", plain), ("hangs", poisoned)):
+            background = threading.Thread(target=drive, args=(port, others, SECONDS, 2))
+            background.start()
+            rates[name] = drive(port, cheap, SECONDS, 2)
+            background.join()
+    share = rates["hangs"] / rates["quiet"]
+    print(
+        f"## hangs\none in every 100 items of other batches: {rates['quiet']:.0f} → {rates['hangs']:.0f} mcq and open ",
+        end="",
+    )
+    print(f"verdicts/s, {100 * share:.0f} % of it kept (target 50 %)\n", flush=True)
+
+
+def memory() -> None:
+    """Memory of the server and its workers over 200,000 verdicts on items that never repeat."""
+    stream = reward_mix.items(7)
+    with serving() as port:
+        connection = connect(port)
+        points, done, tree = [], 0, psutil.Process(server_pid(port))
+        while done < 300_000:
+            ask(connection, encode(list(itertools.islice(stream, 512))))
+            done += 512
+            if done > 100_000 and done % 5120 == 0:
+                points.append((done / 1e6, proportional_mb(tree)))
+    mean = statistics.mean(y for _, y in points)
+    slope = statistics.linear_regression(*zip(*points, strict=True)).slope
+    print(f"## memory\n{mean:.0f} MB (proportional, server and workers) after 100,000 verdicts of warm-up; ", end="")
+    print(f"over 200,000 more: {100 * slope / mean:+.2f} % per million (target below 1 %)\n", flush=True)
+
+
+def by_math_verify(group: list[Item]) -> list[bool]:
+    """What a trainer's pool worker does: Math-Verify on the whole response (verl's `math_verify` reward)."""
+    from math_verify import ExprExtractionConfig, LatexExtractionConfig, parse, verify
+
+    found = []
+    for item in group:
+        gold = parse(f"\\boxed{{{item.ground_truth[0]}}}", (LatexExtractionConfig(),))
+        answer = parse(item.response, (ExprExtractionConfig(), LatexExtractionConfig()))
+        found.append(bool(verify(gold, answer)))
+    return found
+
+
+def worth(item: Item) -> bool:
+    """Whether the item's answer is right, as its maker meant it; one that was cut off has none."""
+    return item.id.endswith(".1") and item.finish_reason != "length"
+
+
+def check(port: int, group: list[Item]) -> int:
+    """Verdicts whose accuracy is not what the items' maker meant."""
+    reply = json.loads(ask(connect(port), encode(group)))
+    return sum(bool(one["accuracy"]) != worth(item) for one, item in zip(reply["items"], group, strict=True))
+
+
+def drive(port: int, groups: list[list[Item]], seconds: float, clients: int = CLIENTS) -> float:
+    """Verdicts a second with `clients` connections that each ask again as soon as they are answered.
+
+    Ends after `seconds`, or when the batches are used up.
+    """
+    turns, done = iter([(encode(group), len(group)) for group in groups]), []
+    lock = threading.Lock()
+    started = time.perf_counter()
+
+    def client() -> None:
+        connection = connect(port)
+        while time.perf_counter() - started < seconds:
+            with lock:
+                body, size = next(turns, (b"", 0))
+            if not size:
+                return
+            ask(connection, body)
+            done.append(size)
+
+    in_threads(client, clients)
+    return sum(done) / (time.perf_counter() - started)
+
+
+@contextlib.contextmanager
+def hanging(port: int, every_s: float, first: int) -> Iterator[None]:
+    """A client that sends one genuine hang every so often."""
+    over = threading.Event()
+
+    def client() -> None:
+        connection = connect(port)
+        for number in itertools.count(first):
+            ask(connection, encode([reward_mix.hang(number)]))
+            if over.wait(every_s):
+                return
+
+    thread = threading.Thread(target=client)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def in_threads(target: Callable[[], None], number: int) -> None:
+    """Run `target` in so many threads and wait for them."""
+    threads = [threading.Thread(target=target) for _ in range(number)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def encode(group: list[Item]) -> bytes:
+    """The body of a request."""
+    return json.dumps({"items": [item.to_json() for item in group]}).encode("ascii")
+
+
+def connect(port: int) -> http.client.HTTPConnection:
+    """A connection that is kept open."""
+    return http.client.HTTPConnection("127.0.0.1", port, timeout=300)
+
+
+def ask(connection: http.client.HTTPConnection, body: bytes) -> bytes:
+    """The reply of /v1/score."""
+    connection.request("POST", "/v1/score", body, {"Content-Type": "application/json"})
+    reply = connection.getresponse()
+    text = reply.read()
+    if reply.status != 200:
+        raise RuntimeError(f"{reply.status}: {text[:200]!r}")
+    return text
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[int]:
+    """The port of a server of its own, with its log thrown away."""
+    with tempfile.TemporaryDirectory() as scratch:
+        port_file = Path(scratch) / "port"
+        server = subprocess.Popen(
+            [sys.executable, "-m", "recipes.cli", "serve-reward", "port=0", f"workers={WORKERS}"],
+            env={**os.environ, "CROSSTHINK_PORT_FILE": str(port_file), "CROSSTHINK_PARENT": str(os.getpid())},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            while not port_file.exists():
+                if server.poll() is not None:
+                    raise RuntimeError(f"the server ended with {server.returncode}")
+                time.sleep(0.05)
+            port = int(port_file.read_text())
+            _pids[port] = server.pid
+            yield port
+        finally:
+            stop(server)
+
+
+_pids: dict[int, int] = {}
+
+
+def server_pid(port: int) -> int:
+    """Process id of the server that `serving` started."""
+    return _pids[port]
+
+
+def proportional_mb(root: psutil.Process) -> float:
+    """Memory of a process and its descendants, shared pages counted once, MB."""
+    total = 0
+    for process in [root, *root.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += process.memory_full_info().pss
+    return total / 1e6
+
+
+if __name__ == "__main__":
+    sys.exit(main())
