@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from reward_server.scoring import math, mcq, text
+from reward_server.scoring.bounds import refusal
 from reward_server.scoring.extract import check_format, extract_answer, has_complete_box
 from reward_server.verdicts import (
     BAD_FORMAT,
@@ -23,6 +24,10 @@ from reward_server.verdicts import (
     Item,
     Verdict,
 )
+
+
+MAX_CHARS_HERE = 300
+"""Longer mathematical answers are taken apart in a worker, under its deadline: nothing here may take long."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +177,8 @@ def _compare(item: Item, match: str, answer: str) -> tuple[bool | None, tuple[st
         return any(mcq.is_right(answer, gold, item.options) for gold in item.ground_truth), ()
     if item.kind == "open":
         return any(text.same(answer, gold) for gold in item.ground_truth), ()
+    if len(answer) > MAX_CHARS_HERE and not refusal(answer):
+        return None, item.ground_truth
     results = {gold: math.compare(gold, answer) for gold in item.ground_truth}
     unsettled = tuple(gold for gold, result in results.items() if result is None)
     if True in results.values() or not unsettled:

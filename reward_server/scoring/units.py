@@ -6,6 +6,8 @@ import re
 
 from reward_server.scoring.exact import exact
 
+MAX_CHARS = 80
+"""Characters of a unit in words: looking for longer ones takes quadratic time."""
 PERCENT = "%"
 """The one unit that must stand on both sides: 10% is neither 10 nor 0.1."""
 
@@ -44,7 +46,7 @@ def split_unit(text: str) -> tuple[str, str | None]:
         value, unit = text[: match.start()].strip(), canonical(match[1])
         if value and unit and _may_end(value):
             return value, unit
-    if (match := _IN_WORDS.search(text)) and _is_unit(match[2], spaced=bool(match[1])):
+    if (match := _IN_WORDS.search(text, max(0, len(text) - MAX_CHARS))) and _is_unit(match[2], spaced=bool(match[1])):
         value = text[: match.start()].strip()
         if exact(value) is not None:
             return value, canonical(match[2])
