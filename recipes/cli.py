@@ -20,6 +20,7 @@ class Command:
     run: str
     summary: str
     dry_run: bool = False  # takes --dry-run: run(config, dry_run=True) says what it would do
+    explain: str = ""  # the module behind --explain: split(words), run(config, words of the item), USAGE
 
 
 COMMANDS = {
@@ -27,9 +28,15 @@ COMMANDS = {
     "prep": Command(
         "conf.prep:PrepConfig", "data_prep.prep", "sources → templates → filters → a pool of questions", dry_run=True
     ),
-    "serve-reward": Command("conf.reward:ServeRewardConfig", "reward_server.serve", "score boxed answers over HTTP"),
+    "serve-reward": Command(
+        "conf.reward:ServeRewardConfig",
+        "reward_server.serve",
+        "score boxed answers over HTTP",
+        explain="reward_server.explaining.command",
+    ),
     "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO; starts its own workers and reward server"),
     "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "greedy accuracy of a checkpoint on a pool"),
+    "rescore": Command("conf.reward:RescoreConfig", "recipes.rescore", "score a run's dumped rollouts again, offline"),
     "report": Command("conf.report:ReportConfig", "recipes.report", "one self-contained HTML page from a run"),
     "doctor": Command("conf.report:DoctorConfig", "recipes.doctor", "what of torch, CUDA, TE, NeMo, SLURM is here"),
 }
@@ -77,10 +84,16 @@ def _main(words: list[str]) -> int:
         return EXIT_DONE
     from conf.compose import resolve, to_yaml
 
+    explain = importlib.import_module(command.explain) if command.explain and "--explain" in rest else None
+    if explain is not None:
+        rest, given = explain.split(rest)
     flags = {"--cfg", "--dry-run"} if command.dry_run else {"--cfg"}
     config = resolve(name, schema, [word for word in rest if word not in flags])
     if "--cfg" in rest:
         print(to_yaml(config), end="")
+        return EXIT_DONE
+    if explain is not None:
+        explain.run(config, given)
         return EXIT_DONE
     run = importlib.import_module(command.run).run
     code = run(config, dry_run=True) if "--dry-run" in rest and command.dry_run else run(config)
@@ -102,8 +115,10 @@ def _print_help(name: str, command: Command, schema: type) -> None:
     from conf.help import rows
 
     width = shutil.get_terminal_size((110, 0)).columns
-    flags = "[--cfg] [--dry-run]" if command.dry_run else "[--cfg]"
+    flags = "[--cfg]" + " [--dry-run]" * command.dry_run + " [--explain ...]" * bool(command.explain)
     print(f"usage: crossthink {name} [key=value ...] {flags}\n\n{inspect.getdoc(schema)}\n")
+    if command.explain:
+        print(importlib.import_module(command.explain).USAGE)
     for key, kind, default, meaning in rows(schema):
         head = f"  {key:32} {kind:10} {default}"
         print(head)

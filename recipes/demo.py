@@ -125,12 +125,10 @@ def summarise(out: Path, config: TrainConfig, seconds: float) -> dict[str, Any]:
 
 
 def _evaluate(config: TrainConfig, checkpoint: Path, folder: Path, urls: list[str]) -> None:
-    from reward_server.client import RewardClient
-
     if folder.is_dir():
         return
     _say(f"evaluating {checkpoint.name}", folder)
-    with RewardClient(urls, config.reward.deadline_s, config.reward.token) as client:
+    with launch.reward_client(config.reward, urls) as client:
         wanted = evaluate.demo_eval_config(checkpoint, held_out_pool(config), config)
         summary, rows = evaluate.evaluate_checkpoint(wanted, client)
     with atomic_dir(folder) as aside:

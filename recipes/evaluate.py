@@ -14,7 +14,7 @@ from conf.reward import RewardConfig
 from conf.train import OptimizerConfig, TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_dir, write_json
-from recipes.launch import reward_servers
+from recipes.launch import reward_client, reward_servers, rules_facts
 from recipes.run_files import SAMPLES, SUMMARY
 from recipes.run_folder import CONFIG, model_folder, training_pool
 
@@ -26,14 +26,12 @@ def run(config: EvalConfig) -> None:
         ConfigError: out exists, or there is no such checkpoint or pool.
         UserError: the reward server cannot be reached.
     """
-    from reward_server.client import RewardClient
-
     out = Path(config.out)
     if out.exists():
         raise ConfigError(f"out={out} already exists, and an evaluation is written once. Choose another out=.")
     find_checkpoint(Path(config.checkpoint))
     with atomic_dir(out) as aside, reward_servers(config.reward, aside / "reward_server.log") as urls:
-        with RewardClient(urls, config.reward.deadline_s, config.reward.token) as client:
+        with reward_client(config.reward, urls) as client:
             summary, rows = evaluate_checkpoint(config, client)
         write_evaluation(aside, summary, rows)
     print_summary(summary, out)
@@ -104,7 +102,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
         "checkpoint": str(checkpoint),
         "data": str(config.data),
         "pool_sha256": pool.sha256,
-        "rules_hash": client.rules(),
+        **rules_facts(client.rules_info()),
         "too_long": too_long,
         "also_in_training": shared,
     }

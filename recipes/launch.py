@@ -8,20 +8,21 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from conf.reward import RewardConfig
-from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, UserError
+from conf.reward import RewardConfig, ShapingConfig
+from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE
 from crossthink.procs import free_port, stop
+from recipes.own_server import PARENT, OwnRewardServer, tail
+from reward_server.client import RewardClient
 
-SERVER_START_S = 60.0
 POLL_S = 0.1
 GRACE_S = 15.0
 REWARD_URLS = "CROSSTHINK_REWARD_URLS"
-PARENT = "CROSSTHINK_PARENT"
 
 
 @contextlib.contextmanager
@@ -34,33 +35,25 @@ def reward_servers(config: RewardConfig, log: Path) -> Iterator[list[str]]:
     if config.url:
         yield list(config.url)
         return
-    with tempfile.TemporaryDirectory() as scratch:
-        port_file = Path(scratch) / "port"
-        words = [f"match={config.match}", f"workers={config.workers}", "port=0"]
-        with open(log, "a", encoding="utf-8") as output:
-            server = subprocess.Popen(
-                [sys.executable, "-m", "recipes.cli", "serve-reward", *words],
-                env={**os.environ, PARENT: str(os.getpid()), "CROSSTHINK_PORT_FILE": str(port_file)},
-                stdout=output,
-                stderr=output,
-                stdin=subprocess.DEVNULL,
-                start_new_session=True,  # Ctrl-C is for the trainer, which still needs its last rewards
-            )
-        try:
-            yield [f"http://127.0.0.1:{_wait_for_port(server, port_file, log)}"]
-        finally:
-            stop(server)
+    with OwnRewardServer(config, log) as server:
+        yield [server.url]
 
 
-def _wait_for_port(server: subprocess.Popen, port_file: Path, log: Path) -> int:
-    deadline = time.monotonic() + SERVER_START_S
-    while time.monotonic() < deadline:
-        if port_file.is_file():
-            return int(port_file.read_text())
-        if server.poll() is not None:
-            raise UserError(f"The reward server ended with code {server.returncode}: {_tail(log)}")
-        time.sleep(POLL_S)
-    raise UserError(f"The reward server did not answer within {SERVER_START_S:g} s: {_tail(log)}")
+def reward_client(config: RewardConfig, urls: Sequence[str]) -> RewardClient:
+    """The client of these servers, with the patience and the secret that the config gives it."""
+    return RewardClient(
+        urls, deadline_s=config.deadline_s, outage_limit_s=config.outage_limit_s, token=config.token or None
+    )
+
+
+def rules_facts(info: dict[str, Any]) -> dict[str, Any]:
+    """What a run writes down of `RewardClient.rules_info`: rules_hash, match, and shaping where there is any.
+
+    What the server does not tell is left out.
+    """
+    shaping = {} if info["shaping"] == asdict(ShapingConfig()) else info["shaping"]
+    facts = {"rules_hash": info["rules_hash"], "match": info["match"], "shaping": shaping}
+    return {key: value for key, value in facts.items() if value}
 
 
 def run_ranks(out: Path, world: int, urls: Sequence[str]) -> int:
@@ -114,7 +107,7 @@ def _wait(ranks: Sequence[subprocess.Popen], logs: Sequence[Path]) -> int:
             while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
                 time.sleep(POLL_S)
             if 0 not in failed:
-                print(f"crossthink: rank {failed[0]} failed: {_tail(logs[failed[0]])}", file=sys.stderr)
+                print(f"crossthink: rank {failed[0]} failed: {tail(logs[failed[0]])}", file=sys.stderr)
             code = codes[failed[0]] or EXIT_FAILED
             return code if code > 0 else EXIT_FAILED
         if all(code is not None for code in codes):
@@ -141,8 +134,3 @@ def _rank_log(out: Path, rank: int) -> Path:
     folder = out / "logs"
     folder.mkdir(exist_ok=True)
     return folder / f"rank_{rank}.log"
-
-
-def _tail(log: Path, lines: int = 15) -> str:
-    text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
-    return "\n".join(text.splitlines()[-lines:]) or "(it said nothing)"

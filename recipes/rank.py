@@ -12,7 +12,8 @@ from typing import Any
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
 from crossthink.procs import die_with_parent
-from recipes.launch import PARENT, REWARD_URLS
+from recipes.launch import REWARD_URLS, reward_client
+from recipes.own_server import PARENT
 from recipes.quiet import quiet_libraries
 from recipes.run_folder import held_out_pool, model_folder, read_config, training_pool
 
@@ -54,7 +55,6 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     from recipes.rollout.interface import SamplingParams
     from recipes.rollout.local.engine import LocalEngine
     from recipes.tokenizer import load_tokenizer, stop_ids
-    from reward_server.client import RewardClient
 
     out, folder = Path(config.out), model_folder(config)
     tokenizer = load_tokenizer(folder)
@@ -95,7 +95,7 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
             seed=config.seed,
             step=start,
         ),
-        client=RewardClient(urls, config.reward.deadline_s, config.reward.token) if first else None,
+        client=reward_client(config.reward, urls) if first else None,
         records=Records(out, start) if first else None,
         progress=RunProgress(config, start) if first else None,
         evaluate=None,

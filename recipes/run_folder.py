@@ -28,7 +28,7 @@ DEMO_HELD_OUT = "demo/held_out"
 # What a resumed run may change: where it runs, how it is cut into pieces, how often it writes, how far it goes.
 MAY_CHANGE = (
     "resume", "steps", "actor", "rollout.batch_size", "micro_batch_tokens", "checkpoint", "eval.every",
-    "reward.url", "reward.workers", "reward.deadline_s", "reward.max_invalid", "reward.token",
+    "reward.url", "reward.workers", "reward.deadline_s", "reward.outage_limit_s", "reward.max_invalid", "reward.token",
 )  # fmt: skip
 
 

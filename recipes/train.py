@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
+from conf.reward import RewardConfig, ShapingConfig
 from conf.train import TrainConfig
-from crossthink.errors import EXIT_DONE, ConfigError
+from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from crossthink.files import sha256_file
 from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
@@ -20,6 +22,7 @@ from recipes.run_folder import (
     record_manifest,
     training_pool,
 )
+from reward_server import shaping
 
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
 
@@ -60,7 +63,7 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
     prepare.prepare(config)
     pool = check_pool(config)
     print(blend_plan(config, pool), file=sys.stderr)
-    facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), "rules_hash": rules}
+    facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), **rules}
     record_manifest(out, facts)
     if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
         return launch.run_ranks(out, world_size(config), urls)
@@ -77,6 +80,7 @@ def check(config: TrainConfig) -> None:
         ConfigError: see above.
     """
     _check_numbers(config)
+    _check_shaping(config)
     for key, value, allowed in (
         ("model.name", config.model.name, ("tiny", "folder")),
         ("algorithm", config.algorithm.name, ("grpo",)),
@@ -137,6 +141,7 @@ def check_pool(config: TrainConfig) -> Pool:
                 f"`crossthink prep {how} out=FOLDER`."
             )
     blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
+    _check_source_weights(config, pool)
     return pool
 
 
@@ -170,6 +175,7 @@ def _check_numbers(config: TrainConfig) -> None:
         ("optimizer.lr", config.optimizer.lr, 0.0, 1.0),
         ("reward.max_invalid", config.reward.max_invalid, 0.0, 1.0),
         ("reward.deadline_s", config.reward.deadline_s, 0.1, 86400.0),
+        ("reward.outage_limit_s", config.reward.outage_limit_s, 0.1, 604800.0),
         ("warm_start.right_share", config.warm_start.right_share, 0.0, 1.0),
     ):
         if not low <= value <= high:
@@ -208,12 +214,44 @@ def blend_plan(config: TrainConfig, pool: Pool) -> str:
     return describe_blend(pool.counts, pool.groups, config.blend, shares, draws)
 
 
-def _rules(config: TrainConfig, urls: list[str]) -> str:
-    """The rules hash of the reward servers: asked now, so that an unreachable one is known before the first rollout."""
-    from reward_server.client import RewardClient
+def _check_shaping(config: TrainConfig) -> None:
+    reward = config.reward
+    if reward.url and reward.shaping != ShapingConfig():
+        raise ConfigError(
+            f"reward.shaping is for the run's own reward server, and reward.url={reward.url} names others. Give it to "
+            "them (`crossthink serve-reward shaping.KEY=VALUE`), or drop one of the two."
+        )
+    try:
+        shaping.check(reward.shaping)
+    except ConfigError as error:
+        raise ConfigError(f"reward.{error}") from error
 
-    with RewardClient(urls, config.reward.deadline_s, config.reward.token) as client:
-        return client.rules()
+
+def _check_source_weights(config: TrainConfig, pool: Pool) -> None:
+    for source in config.reward.shaping.source_weights:
+        if source not in pool.counts:
+            raise ConfigError(
+                f"reward.shaping.source_weights.{source}: {pool.path} has no source of that name. It has: "
+                f"{', '.join(sorted(pool.counts))}."
+            )
+
+
+def _rules(config: TrainConfig, urls: list[str]) -> dict[str, Any]:
+    """What the reward servers judge by, for the manifest.
+
+    Raises:
+        UserError: none can be reached, they disagree, or they judge by another match than the config asks for.
+    """
+    reward = config.reward
+    with launch.reward_client(reward, urls) as client:
+        # At the start a wrong address is more likely than an outage.
+        facts = launch.rules_facts(client.rules_info(patience_s=min(reward.deadline_s, reward.outage_limit_s)))
+    if reward.match != RewardConfig.match and facts.get("match") != reward.match:
+        raise UserError(
+            f"reward.match={reward.match} is the rule of the run's own server, and the servers in reward.url judge by "
+            f"match={facts.get('match')}. Start them with match={reward.match}, or drop reward.match=."
+        )
+    return facts
 
 
 def _model_hash(config: TrainConfig) -> str:

@@ -1,4 +1,4 @@
-"""The HTTP face of the reward server (docs: the verdict contract)."""
+"""The HTTP face of the reward server (docs/rewards.md)."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from fastapi import FastAPI, Request, Response
 
 import crossthink
 from conf.reward import ServeRewardConfig
-from reward_server import api_docs
+from reward_server import api_docs, page
 from reward_server.access import TokenGate
+from reward_server.explaining import routes
+from reward_server.protocols import nemo_gym, openrlhf
 from reward_server.service import Refused, Service
 from reward_server.verdicts import Item, show
 from reward_server.wire import AsciiJson, ClientGone, read_json, until_gone
@@ -52,6 +54,8 @@ def create_app(config: ServeRewardConfig) -> FastAPI:
 
     _add_health(app, service)
     _add_score(app, service)
+    for protocol in (routes, page, openrlhf, nemo_gym):
+        app.include_router(protocol.router(service))
     return app
 
 

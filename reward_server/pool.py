@@ -1,4 +1,4 @@
-"""A pool of worker processes with a CPU-time deadline per question (docs: the verdict contract, `timeout`).
+"""A pool of worker processes with a CPU-time deadline per question (docs/rewards.md, Statuses).
 
 Two lanes keep cheap questions from waiting behind dear ones: a worker whose question has taken long steps aside, at
 lower priority, and a fresh one takes its place. What was answered is remembered, since the samples of a group often

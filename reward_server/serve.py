@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import ipaddress
 import math
 import os
 import signal
 import socket
+import subprocess
 import threading
 from pathlib import Path
 
 import uvicorn
 
 from conf.reward import ServeRewardConfig
-from crossthink.errors import ConfigError
+from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_file
-from crossthink.procs import die_with_parent
-from reward_server import logs, shaping
+from crossthink.procs import die_with_parent, stop
+from reward_server import logs, shaping, triton_child
 from reward_server.app import create_app
 from reward_server.guard import GuardedProtocol
 from reward_server.verdicts import MATCHES
@@ -57,6 +59,8 @@ def run(config: ServeRewardConfig) -> None:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, lambda *_: None)
         server.run(sockets=[listener])
+    if server.failure is not None:
+        raise UserError(server.failure)
 
 
 def check(config: ServeRewardConfig) -> None:
@@ -77,6 +81,7 @@ def check(config: ServeRewardConfig) -> None:
         raise ConfigError("token= is empty or has a '/', which a path token cannot: leave it out, or set a secret.")
     if config.token is None and not is_loopback(config.host):
         raise ConfigError(f"host={config.host} can be reached by others: set token=SECRET, or use host=127.0.0.1.")
+    triton_child.check(config, not is_loopback(config.host))
 
 
 def is_loopback(host: str) -> bool:
@@ -111,7 +116,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it answers, and at the end that it takes no more."""
+    """Says where it listens once it answers, keeps NeMo-Aligner's endpoint beside it, and says when it takes no more.
+
+    Attributes:
+        failure: why it ended, where nobody had asked it to.
+    """
 
     def __init__(self, config: ServeRewardConfig, listener: socket.socket):
         super().__init__(
@@ -125,12 +134,15 @@ class _Server(uvicorn.Server):
             )
         )
         self._served, self._listener = config, listener
+        self._triton: subprocess.Popen | None = None
+        self.failure: str | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if not self.started:
             return
         port = self._listener.getsockname()[1]
+        self._triton = triton_child.start(self._served, port)
         if path := os.environ.get("CROSSTHINK_PORT_FILE"):
             with atomic_file(Path(path)) as handle:
                 handle.write(f"{port}\n")
@@ -138,6 +150,14 @@ class _Server(uvicorn.Server):
         rules = self.config.app.state.service.rules_hash
         print(f"reward server on http://{host}:{port} (rules {rules}, match {self._served.match})", flush=True)
 
+    async def on_tick(self, counter: int) -> bool:
+        if self._triton is not None and (code := self._triton.poll()) is not None and not self.should_exit:
+            self.failure = f"NeMo-Aligner's endpoint ended with code {code}; its own message is above."
+            return True
+        return await super().on_tick(counter)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._triton is not None:
+            await asyncio.to_thread(stop, self._triton)
         self.config.app.state.service.ready = False
         await super().shutdown(sockets)

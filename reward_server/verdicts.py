@@ -1,4 +1,4 @@
-"""What goes into the reward server and what comes out of it (docs: the verdict contract)."""
+"""What goes into the reward server and what comes out of it (docs/rewards.md)."""
 
 from __future__ import annotations
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from dataclasses import asdict
 from typing import Any
 
 import yaml
 
+from conf.reward import ShapingConfig
 from recipes.reporting.run_data import RunData
 from recipes.reporting.text import UNKNOWN, plain
 from reward_server.verdicts import MATCHES, rules_hash
@@ -33,6 +35,7 @@ def facts(data: RunData) -> list[tuple[str, str]]:
         ("Held-out questions also in training", plain(evaluated and evaluated.also_in_training)),
         ("Reward rules (hash)", plain(rules_of_run(data) or (evaluated and evaluated.rules_hash))),
         ("Reward match mode", _match(data)),
+        *_shaping(data),
         ("CrossThink", plain(manifest.crossthink)),
         ("Python", plain(manifest.python)),
         *((name, str(version)) for name, version in manifest.packages.items()),
@@ -71,13 +74,36 @@ def _ranks(actor: dict[str, Any]) -> str:
     return " × ".join("1" if size is None else str(size) for size in sizes)
 
 
+def match_of_run(facts: dict[str, Any], config: dict[str, Any]) -> str | None:
+    """The match mode that training was rewarded by.
+
+    The manifest says it, as the servers told it. Where it does not, the rules' hash may; `reward.match` speaks for the
+    run's own server only.
+    """
+    known = facts.get("match") or {rules_hash(match): match for match in MATCHES}.get(facts.get("rules_hash") or "")
+    reward = config.get("reward") or {}
+    return known or (None if reward.get("url") else reward.get("match"))
+
+
 def _match(data: RunData) -> str:
-    """The reward's match mode. `reward.match` speaks for the run's own server only; others show it by their rules."""
-    known = {rules_hash(match): match for match in MATCHES}.get(rules_of_run(data) or "")
-    reward = data.config.get("reward") or {}
-    if known is None and not reward.get("url"):
-        known = reward.get("match")
+    known = match_of_run(data.manifest.facts, data.config)
     return MATCH_MEANING.get(known or "", plain(known))
+
+
+def _shaping(data: RunData) -> list[tuple[str, str]]:
+    """What was added to the paper's reward, where anything was."""
+    shaping: Any = data.manifest.facts.get("shaping")
+    if not isinstance(shaping, dict):
+        return []
+    plain_reward = asdict(ShapingConfig())
+    changed = {key: value for key, value in shaping.items() if value != plain_reward.get(key)}
+    return [("Reward shaping", ", ".join(f"{key} {_compact(value)}" for key, value in changed.items()))]
+
+
+def _compact(value: Any) -> str:
+    if isinstance(value, dict):
+        return "(" + ", ".join(f"{name} {inner}" for name, inner in value.items()) + ")"
+    return str(value)
 
 
 def _machine(machine: dict[str, Any]) -> tuple[str, str]:

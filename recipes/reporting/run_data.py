@@ -50,9 +50,9 @@ class Scores:
         return self.questions - self.invalid
 
     def interval(self, key: str) -> Interval | None:
-        """The 95 % Wilson interval of a share over the judged questions."""
+        """The 95 % Wilson interval of a share over the judged questions; None for a shaped reward that is no share."""
         share = getattr(self, key)
-        return None if share is None or not self.judged else wilson(share, self.judged)
+        return wilson(share, self.judged) if share is not None and 0 <= share <= 1 and self.judged else None
 
 
 @dataclass(frozen=True)

@@ -71,6 +71,8 @@ def judge(
                 options=tuple(prompt.row.options.items()) if prompt.row.options else None,
                 finish_reason=response.finish_reason,
                 think_prefilled=think_prefilled,
+                source=prompt.row.source,
+                response_tokens=len(response.token_ids),
             )
             for p, prompt in enumerate(prompts)
             for g, response in enumerate(responses[p])

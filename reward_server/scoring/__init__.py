@@ -1,1 +1,1 @@
-"""The rules: what is a box, what is the format, and when two answers are the same (docs: the verdict contract)."""
+"""The rules: what is a box, what is the format, and when two answers are the same (docs/rewards.md)."""

@@ -1,4 +1,4 @@
-"""What is refused before any computer algebra sees it: answers built to be slow (docs: rule *math*)."""
+"""What is refused before any computer algebra sees it: answers built to be slow (docs/rewards.md, Mathematics)."""
 
 from __future__ import annotations
 

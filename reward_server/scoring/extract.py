@@ -1,4 +1,4 @@
-"""Where the answer stands in a response, and whether the response keeps the format (docs: the verdict contract)."""
+"""Where the answer stands in a response, and whether the response keeps the format (docs/rewards.md)."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def check_format(response: str, think_prefilled: bool = False) -> int:
         response: everything the model wrote.
         think_prefilled: the prompt supplied the opening tag; a second one in the response breaks the rule.
     """
-    return 1 if format_fault(response, think_prefilled) is None else 0
+    return 0 if format_fault(response, think_prefilled) else 1
 
 
 def format_fault(response: str, think_prefilled: bool = False, known: Collection[str] = ()) -> str | None:
@@ -103,7 +103,10 @@ def is_cut_off(response: str, finish_reason: str | None) -> bool:
 
 def _last_box(text: str, start: int) -> str | None:
     found = find_box(text, start)
-    return text[found[0] : found[1]] if found is not None and found[1] >= 0 else None
+    if found is None:
+        return None
+    begin, end = found
+    return text[begin:end] if end >= 0 else None
 
 
 def closing_brace(text: str, start: int) -> int:

@@ -1,4 +1,4 @@
-"""Unions of intervals with rational or infinite ends, in normal form: [0,1] ∪ [1,2] is [0,2] (docs: rule *math*)."""
+"""Unions of intervals with rational or infinite ends: [0,1] ∪ [1,2] is [0,2] (docs/rewards.md, Mathematics)."""
 
 from __future__ import annotations
 

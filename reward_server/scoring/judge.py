@@ -1,4 +1,4 @@
-"""From an item to its verdict (docs: the verdict contract)."""
+"""From an item to its verdict (docs/rewards.md)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,6 @@ from reward_server.verdicts import (
     Item,
     Verdict,
 )
-
 
 MAX_CHARS_HERE = 300
 """Longer mathematical answers are taken apart in a worker, under its deadline: nothing here may take long."""
@@ -116,7 +115,7 @@ class Unsettled:
         return self.verdict(Reply(True), answer)
 
     def verdict(self, gold: Reply, answer: Reply) -> Verdict:
-        """The first status that applies (docs: the verdict contract)."""
+        """The first status that applies (docs/rewards.md)."""
         applies = {
             ERROR: ERROR in (gold.failure, answer.failure),
             BAD_GOLD: not gold.value,

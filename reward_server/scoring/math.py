@@ -1,4 +1,4 @@
-"""When two mathematical answers are the same (docs: the verdict contract, rule *math*).
+"""When two mathematical answers are the same (docs/rewards.md, Mathematics).
 
 An answer is taken apart here, by its text: brackets, lists, units, names. What remains are pairs of leaves. Most are
 numbers or equal strings and are settled on the spot, with exact fractions. The others are for a worker, which runs

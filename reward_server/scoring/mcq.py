@@ -1,4 +1,4 @@
-"""Which option an answer names (docs: the verdict contract, rule *mcq*)."""
+"""Which option an answer names (docs/rewards.md, Multiple choice)."""
 
 from __future__ import annotations
 

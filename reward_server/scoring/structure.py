@@ -1,4 +1,4 @@
-"""What an answer is made of: a number, a word, a list, a set, a tuple, a matrix, an equation (docs: rule *math*)."""
+"""What an answer is made of: a number, a word, a list, a set, a matrix, an equation (docs/rewards.md, Mathematics)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Equality of two expressions by Math-Verify, behind guards. Runs in a worker only: it can be slow (docs: rule *math*).
+"""Equality of two expressions by Math-Verify, behind guards (docs/rewards.md, Mathematics). Slow: for workers only.
 
 Math-Verify parses (LaTeX to SymPy) and has the last word. The guards before it make up for what it forgives: it drops
 units and words, forgets letter case, rounds floats, calls very small differences zero and evaluates sums.

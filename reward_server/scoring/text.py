@@ -1,4 +1,4 @@
-"""When two short texts are the same answer (docs: the verdict contract, rule *open*)."""
+"""When two short texts are the same answer (docs/rewards.md, Short text)."""
 
 from __future__ import annotations
 

@@ -30,9 +30,8 @@ def narrow(monkeypatch):
 def test_help_lists_every_field_with_its_meaning(command, flag, capsys):
     assert main([command, flag]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0] == f"usage: crossthink {command} [key=value ...] [--cfg]" + (
-        " [--dry-run]" if command == "prep" else ""
-    )
+    more = {"prep": " [--dry-run]", "serve-reward": " [--explain ...]"}.get(command, "")
+    assert lines[0] == f"usage: crossthink {command} [key=value ...] [--cfg]" + more
     assert lines[2].strip()  # what the command does
     meanings = {}
     for line in lines[3:]:

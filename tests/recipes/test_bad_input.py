@@ -159,7 +159,7 @@ def test_reward_server_dies(tiny_world: TinyWorld, tmp_path: Path) -> None:
     with started("serve-reward", "port=0", env={"CROSSTHINK_PORT_FILE": str(port_file)}) as server:
         assert server.stdout.readline().startswith("reward server on")
         url = f"http://127.0.0.1:{port_file.read_text().strip()}"
-        words = (f"reward.url=[{url}]", "reward.deadline_s=3", "steps=500", "checkpoint.every=1000")
+        words = (f"reward.url=[{url}]", "reward.outage_limit_s=3", "steps=500", "checkpoint.every=1000")
         with started(*tiny_world.train_words(out, *words)) as trainer:
             while not (out / "metrics.jsonl").is_file():
                 assert trainer.poll() is None, trainer.stderr.read()[-2000:]

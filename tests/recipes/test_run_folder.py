@@ -90,6 +90,7 @@ def test_a_resume_may_change_where_and_how_long(out):
         "reward__url": ["http://a"],
         "reward__workers": 2,
         "reward__deadline_s": 5.0,
+        "reward__outage_limit_s": 5.0,
         "reward__max_invalid": 0.5,
         "reward__token": "secret",
     }

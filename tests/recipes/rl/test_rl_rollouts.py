@@ -52,6 +52,8 @@ def test_judge_sends_everything_and_gives_each_its_own(alone):
         "options": {"A": "one", "B": "two"},
         "finish_reason": "stop",
         "think_prefilled": True,
+        "source": prompts[0].row.source,
+        "response_tokens": 2,
     }
     assert asked[1]["finish_reason"] == "length"
     assert asked[3] == {
@@ -61,6 +63,8 @@ def test_judge_sends_everything_and_gives_each_its_own(alone):
         "ground_truth": ["7", "seven"],
         "finish_reason": "stop",
         "think_prefilled": True,
+        "source": prompts[1].row.source,
+        "response_tokens": 4,
     }
 
 

@@ -1,0 +1,193 @@
+"""The reward server that a run starts for itself: started again when it ends, and loud when that does not help."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from conf.reward import RewardConfig
+from crossthink.errors import UserError
+from crossthink.procs import stop
+
+PARENT = "CROSSTHINK_PARENT"
+START_S = 60.0
+POLL_S = 0.1
+MOST_RESTARTS = 3
+"""Restarts in a row, none of which served a request, before the run is told to end."""
+LOOK_S = 0.5
+"""Pause between two questions to the server whether it has served anything yet."""
+SERVED = re.compile(r'^crossthink_reward_requests_total\{.*code="200".*\} (?!0\.0$)', re.MULTILINE)
+
+
+class OwnRewardServer:
+    """A reward server process that is started again, on the same port, whenever it ends before the block does.
+
+    After `MOST_RESTARTS` in vain its port answers every request with 410 and the end of its log, so that whoever
+    asks, in whatever process, fails at once and says why.
+
+    Args:
+        config: what it judges by, and its workers.
+        log: where its output is appended.
+    """
+
+    def __init__(self, config: RewardConfig, log: Path):
+        shaping = [f"shaping.{key}={_word(value)}" for key, value in asdict(config.shaping).items()]
+        self._words = [f"match={config.match}", f"workers={config.workers}", *shaping]
+        self._log = log
+        self._port = 0
+        self._starts = 0
+        self._ending = threading.Event()
+        # This thread starts the server again and ends it: the kernel ends a child with the thread that started it.
+        self._keeper = threading.Thread(target=self._keep, name="reward-server", daemon=True)
+
+    def __enter__(self) -> OwnRewardServer:
+        self._scratch = tempfile.TemporaryDirectory()
+        try:
+            self._process = self._start()
+            try:
+                self._port = self._wait_until_up()
+            except BaseException:
+                stop(self._process)
+                raise
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+        self._keeper.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ending.set()
+        self._keeper.join()
+        self._scratch.cleanup()
+
+    @property
+    def url(self) -> str:
+        """Its address, the same over all restarts."""
+        return f"http://127.0.0.1:{self._port}"
+
+    def _start(self) -> subprocess.Popen:
+        self._starts += 1
+        self._port_file = Path(self._scratch.name) / f"port-{self._starts}"
+        with open(self._log, "a", encoding="utf-8") as output:
+            return subprocess.Popen(
+                [sys.executable, "-m", "recipes.cli", "serve-reward", *self._words, f"port={self._port}"],
+                env={**os.environ, PARENT: str(os.getpid()), "CROSSTHINK_PORT_FILE": str(self._port_file)},
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the trainer, which still needs its last rewards
+            )
+
+    def _wait_until_up(self) -> int:
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline and not self._ending.is_set():
+            if self._port_file.is_file():
+                return int(self._port_file.read_text())
+            if self._process.poll() is not None:
+                raise UserError(f"The reward server ended with code {self._process.returncode}: {tail(self._log)}")
+            time.sleep(POLL_S)
+        raise UserError(f"The reward server did not answer within {START_S:g} s: {tail(self._log)}")
+
+    def _keep(self) -> None:
+        """Start the server again as often as it ends, and end it with the block."""
+        restarts, served, look_at = 0, False, 0.0
+        try:
+            while not self._ending.wait(POLL_S):
+                if self._process.poll() is None:
+                    if not served and time.monotonic() >= look_at:
+                        served, look_at = self._has_served(), time.monotonic() + LOOK_S
+                    continue
+                restarts = 0 if served else restarts
+                served = False
+                code = self._process.returncode
+                if restarts == MOST_RESTARTS:
+                    self._answer_in_its_place(
+                        f"this run's own reward server ended once more (code {code}), after {restarts} restarts in a "
+                        f"row that served no request. The end of {self._log}:\n{tail(self._log)}"
+                    )
+                    return
+                _say(f"the reward server ended with code {code} and is started again (its log: {self._log})")
+                self._ending.wait(restarts)
+                restarts += 1
+                self._start_again()
+        finally:
+            stop(self._process)
+
+    def _start_again(self) -> None:
+        self._process = self._start()
+        try:
+            self._wait_until_up()
+        except UserError as error:
+            stop(self._process)  # counted by `_keep` like any other end
+            if not self._ending.is_set():
+                _say(str(error))
+
+    def _has_served(self) -> bool:
+        try:
+            page = httpx.get(self.url + "/metrics", timeout=5.0, trust_env=False)
+        except httpx.TransportError:
+            return False  # it may just have ended, which `_keep` sees next
+        return bool(SERVED.search(page.text))
+
+    def _answer_in_its_place(self, why: str) -> None:
+        """Refuse every request until the block ends."""
+        _say(why)
+        try:
+            server = http.server.ThreadingHTTPServer(("127.0.0.1", self._port), _refusing(why))
+        except OSError as error:
+            _say(f"{self.url} is in use by another program ({error.strerror}).")
+            return
+        with server:
+            threading.Thread(target=server.serve_forever, args=(POLL_S,), daemon=True).start()
+            self._ending.wait()
+            server.shutdown()
+
+
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log."""
+    text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
+    return "\n".join(text.splitlines()[-lines:]) or "(it said nothing)"
+
+
+def _refusing(why: str) -> type[http.server.BaseHTTPRequestHandler]:
+    body = json.dumps({"detail": why}).encode("ascii")
+
+    class Refusing(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))  # a sender cut off would see no reply
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            self.send_response(http.HTTPStatus.GONE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    return Refusing
+
+
+def _word(value: Any) -> str:
+    """A number, or a dictionary of numbers by name, in Hydra's grammar."""
+    if not isinstance(value, dict):
+        return repr(value)
+    names = {name: re.sub(r"[\\()\[\]{}:=, \t]", r"\\\g<0>", str(name)) for name in value}
+    return "{" + ",".join(f"{names[name]}:{number!r}" for name, number in value.items()) + "}"
+
+
+def _say(what: str) -> None:
+    print(f"crossthink: {what}", file=sys.stderr, flush=True)
