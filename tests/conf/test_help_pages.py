@@ -34,7 +34,8 @@ def test_help_lists_every_field_with_its_meaning(command, flag, capsys):
     assert lines[0] == f"usage: crossthink {command} [key=value ...] [--cfg]" + more
     assert lines[2].strip()  # what the command does
     meanings = {}
-    for line in lines[3:]:
+    first = next(number for number, line in enumerate(lines) if re.match(r"  [a-z]\S* +\S+ +\S", line))
+    for line in lines[first:]:
         if re.match(r"  \S", line):
             key = line.split()[0].removesuffix("=")
             meanings.setdefault(key, "")
