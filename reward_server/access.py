@@ -5,6 +5,8 @@ from __future__ import annotations
 import hmac
 from typing import Any
 
+from starlette.responses import RedirectResponse
+
 from reward_server.wire import AsciiJson
 
 OPEN = frozenset(["/healthz", "/readyz"])
@@ -34,7 +36,11 @@ class TokenGate:
             detail = "Authorization: this server needs `Authorization: Bearer TOKEN` with its token=, or /t/TOKEN/PATH"
             await AsciiJson({"detail": detail}, 401, {"WWW-Authenticate": "Bearer"})(scope, receive, send)
             return
-        await self._app({**scope, "path": path, "raw_path": path.encode()}, receive, send)
+        if not path:  # the page's links are relative to the slash
+            await RedirectResponse(f"/t/{self._token}/")(scope, receive, send)
+            return
+        prefix = scope["path"].removesuffix(path)  # what /docs needs to find its schema
+        await self._app({**scope, "path": path, "raw_path": path.encode(), "root_path": prefix}, receive, send)
 
 
 def _from_path(path: str) -> tuple[str | None, str]:
@@ -42,4 +48,4 @@ def _from_path(path: str) -> tuple[str | None, str]:
     if not path.startswith("/t/"):
         return None, path
     token, slash, rest = path[len("/t/") :].partition("/")
-    return token, slash + rest or "/"
+    return token, slash + rest

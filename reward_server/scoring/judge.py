@@ -9,7 +9,7 @@ from typing import Protocol
 
 from reward_server.scoring import math, mcq, text
 from reward_server.scoring.bounds import refusal
-from reward_server.scoring.extract import check_format, extract_answer, has_complete_box
+from reward_server.scoring.extract import check_format, extract_answer, is_cut_off
 from reward_server.verdicts import (
     BAD_FORMAT,
     BAD_GOLD,
@@ -120,7 +120,7 @@ class Unsettled:
             ERROR: ERROR in (gold.failure, answer.failure),
             BAD_GOLD: not gold.value,
             TIMEOUT: answer.failure == TIMEOUT,
-            TRUNCATED: self.item.finish_reason == "length" and not has_complete_box(self.item.response),
+            TRUNCATED: is_cut_off(self.item.response, self.item.finish_reason),
             NO_BOX: self.extracted is None,
             BAD_FORMAT: not self.format,
             WRONG: not answer.value,

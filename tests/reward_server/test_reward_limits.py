@@ -120,6 +120,10 @@ def test_the_token_in_the_path_or_the_header():
     with serving(token="s3cret") as (_, url):
         assert post(url, body(item()), "/t/s3cret/v1/score").status_code == 200
         assert post(url, body(item()), "/t/wrong/v1/score").status_code == 401
+        page = httpx.get(url + "/t/s3cret", follow_redirects=True)
+        assert page.status_code == 200 and str(page.url).endswith("/t/s3cret/")
+        assert '"/t/s3cret/openapi.json"' in httpx.get(url + "/t/s3cret/docs").text.replace("'", '"')
+        assert "/v1/score" in httpx.get(url + "/t/s3cret/openapi.json").json()["paths"]
         assert post(url, body(item()), "/t//v1/score").status_code == 401
         assert httpx.get(url + "/metrics").status_code == 401 and httpx.get(url + "/openapi.json").status_code == 401
         assert httpx.get(url + "/metrics", headers={"authorization": "Bearer s3cret"}).status_code == 200
