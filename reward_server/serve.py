@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import ipaddress
 import math
 import os
@@ -26,6 +27,8 @@ from reward_server.verdicts import MATCHES
 
 BACKLOG = 2048
 """Connections that may wait while the server is busy or not yet warm."""
+GC_THRESHOLD = (20_000, 10, 50)
+"""Of Python's garbage collector: a batch makes thousands of objects and hardly a cycle."""
 _LEAST = {
     "workers": 1,
     "worker_memory_mb": 64,
@@ -141,6 +144,9 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         if not self.started:
             return
+        gc.collect()
+        gc.freeze()  # what is there now stays: looking through it again and again would cost 40 ms each time
+        gc.set_threshold(*GC_THRESHOLD)
         port = self._listener.getsockname()[1]
         self._triton = triton_child.start(self._served, port)
         if path := os.environ.get("CROSSTHINK_PORT_FILE"):

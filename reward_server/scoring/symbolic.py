@@ -116,6 +116,12 @@ class _Whole(_Latex2Sympy):
         self._parser._interp.predictionMode = self._mode
         return self._parser
 
+    def parse_number(self, text: str) -> sympy.Number:
+        digits = text.replace(",", "")
+        if digits.isascii() and digits.isdecimal():
+            return sympy.Integer(int(digits))  # SymPy would compile and run the numeral as Python
+        return super().parse_number(text)
+
     def parse(self, latex_str: str) -> sympy.Basic:
         parsed = super().parse(latex_str)
         if self._parser.getCurrentToken().type != -1:
