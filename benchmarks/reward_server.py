@@ -42,6 +42,8 @@ SECONDS = 10.0
 MOST_BATCHES = 1200
 WARM = 40
 """Batches before the measured ones."""
+WARM_VERDICTS = 200_000
+"""Verdicts before the measured ones of `memory`: until then caches fill up."""
 POOL_BATCHES = 80
 """Batches of the pool's measurement."""
 ONLY_MATH = {"math": 1.0}
@@ -120,14 +122,14 @@ def latency(rate: float | None) -> None:
 
 def one_hang() -> None:
     """Throughput of everybody else while one item every 10 s hangs."""
-    groups = reward_mix.batches(4, BATCH, 150)
+    quiet, disturbed = [], []
     with serving() as port:
-        drive(port, groups[:20], 3)
-        quiet, disturbed = [], []
+        drive(port, reward_mix.batches(4, BATCH, WARM), SECONDS)
         for turn in range(2):  # in turns, against drift
-            quiet.append(drive(port, groups, SECONDS))
+            plain, other = (reward_mix.batches(10 * turn + part, BATCH, MOST_BATCHES) for part in (5, 6))
+            quiet.append(drive(port, plain, SECONDS))
             with hanging(port, 10.0, turn * 100):
-                disturbed.append(drive(port, groups, SECONDS))
+                disturbed.append(drive(port, other, SECONDS))
     loss = 1 - sum(disturbed) / sum(quiet)
     print(f"## hang\none every 10 s: {sum(quiet) / 2:.0f} → {sum(disturbed) / 2:.0f} verdicts/s, ", end="")
     print(f"{100 * loss:.1f} % less (target at most 15 %)\n", flush=True)
@@ -135,27 +137,28 @@ def one_hang() -> None:
 
 def many_hangs() -> None:
     """Throughput of multiple-choice and open items while one in every 100 items of other batches hangs."""
-    cheap = reward_mix.batches(5, BATCH, 150, CHEAP)
-    plain = reward_mix.batches(6, BATCH, 150)
-    numbers = itertools.count(1000)
-    poisoned = [
-        [reward_mix.hang(next(numbers)) if (64 * b + i) % 100 == 0 else one for i, one in enumerate(group)]
-        for b, group in enumerate(reward_mix.batches(6, BATCH, 150))
-    ]
     rates = {}
     with serving() as port:
-        drive(port, cheap[:20], 3)
-        for name, others in (("quiet", plain), ("hangs", poisoned)):
+        drive(port, reward_mix.batches(4, BATCH, WARM), SECONDS)
+        for seed, name in ((30, "quiet"), (40, "hangs")):
+            cheap = reward_mix.batches(seed, BATCH, MOST_BATCHES, CHEAP)
+            others = reward_mix.batches(seed + 1, BATCH, MOST_BATCHES)
+            if name == "hangs":
+                poison(others)
             background = threading.Thread(target=drive, args=(port, others, SECONDS, 2))
             background.start()
             rates[name] = drive(port, cheap, SECONDS, 2)
             background.join()
     share = rates["hangs"] / rates["quiet"]
-    print(
-        f"## hangs\none in every 100 items of other batches: {rates['quiet']:.0f} → {rates['hangs']:.0f} mcq and open ",
-        end="",
-    )
-    print(f"verdicts/s, {100 * share:.0f} % of it kept (target 50 %)\n", flush=True)
+    print(f"## hangs\none in every 100 items of other batches: {rates['quiet']:.0f} → {rates['hangs']:.0f} ", end="")
+    print(f"mcq and open verdicts/s, {100 * share:.0f} % of it kept (target 50 %)\n", flush=True)
+
+
+def poison(groups: list[list[Item]]) -> None:
+    """Put a hang in the place of every hundredth item."""
+    numbers = itertools.count(1000)
+    for index in range(0, len(groups) * BATCH, 100):
+        groups[index // BATCH][index % BATCH] = reward_mix.hang(next(numbers))
 
 
 def memory() -> None:
@@ -164,14 +167,14 @@ def memory() -> None:
     with serving() as port:
         connection = connect(port)
         points, done, tree = [], 0, psutil.Process(server_pid(port))
-        while done < 300_000:
+        while done < WARM_VERDICTS + 200_000:
             ask(connection, encode(list(itertools.islice(stream, 512))))
             done += 512
-            if done > 100_000 and done % 5120 == 0:
+            if done > WARM_VERDICTS and done % 5120 == 0:
                 points.append((done / 1e6, proportional_mb(tree)))
     mean = statistics.mean(y for _, y in points)
     slope = statistics.linear_regression(*zip(*points, strict=True)).slope
-    print(f"## memory\n{mean:.0f} MB (proportional, server and workers) after 100,000 verdicts of warm-up; ", end="")
+    print(f"## memory\n{mean:.0f} MB (proportional, server and workers) after {WARM_VERDICTS} verdicts; ", end="")
     print(f"over 200,000 more: {100 * slope / mean:+.2f} % per million (target below 1 %)\n", flush=True)
 
 

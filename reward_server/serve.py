@@ -27,7 +27,7 @@ from reward_server.verdicts import MATCHES
 
 BACKLOG = 2048
 """Connections that may wait while the server is busy or not yet warm."""
-GC_THRESHOLD = (20_000, 10, 50)
+GC_THRESHOLD = (5_000, 10, 10)
 """Of Python's garbage collector: a batch makes thousands of objects and hardly a cycle."""
 _LEAST = {
     "workers": 1,

@@ -21,8 +21,8 @@ import socket
 import time
 from typing import Any
 
-MEMORY_EVERY = 64
-"""Questions between two looks at the process's own memory."""
+TIDY_EVERY = 64
+"""Questions between two looks at the process's own memory; SymPy's caches are emptied then."""
 
 
 def serve(connection: socket.socket, memory_mb: int) -> None:
@@ -32,6 +32,8 @@ def serve(connection: socket.socket, memory_mb: int) -> None:
         connection: a stream socket to the pool.
         memory_mb: MiB of address space that one question may take.
     """
+    from sympy.core.cache import clear_cache
+
     gc.freeze()  # what the nursery built is shared with it, and stays so
     start_mb = _resident_mb()
     _limit_memory(memory_mb)
@@ -40,7 +42,8 @@ def serve(connection: socket.socket, memory_mb: int) -> None:
         for number, line in enumerate(questions):
             started = time.perf_counter()
             reply = _answer(json.loads(line))
-            if number % MEMORY_EVERY == 0 or "exhausted" in reply:
+            if number % TIDY_EVERY == 0 or "exhausted" in reply:
+                clear_cache()
                 grown_mb = _resident_mb() - start_mb
             reply.update(
                 cpu_s=time.process_time(),

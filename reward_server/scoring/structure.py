@@ -79,7 +79,7 @@ class Fault:
 Node = Leaf | Words | Group | Named | Relation
 
 
-@functools.lru_cache(maxsize=2048)  # the samples of a group have one ground truth and few answers
+@functools.lru_cache(maxsize=256)  # the samples of a group have one ground truth and few answers
 def parse(text: str) -> Node | None:
     """The structure of an answer or ground truth as written; None where it has none (unbalanced, empty parts, …)."""
     node = read(text)

@@ -27,7 +27,7 @@ logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we swi
 DIGITS = 100
 """Significant digits to which two equal values must agree before Math-Verify is asked at all."""
 
-PARSED = 1024
+PARSED = 256
 """Expressions whose tree is remembered: a group of samples has one ground truth."""
 
 _CONFIG = ConversionConfig(interpret_as_mixed_fractions=False, lowercase_symbols=False)
