@@ -168,8 +168,8 @@ def memory() -> None:
         connection = connect(port)
         points, done, tree = [], 0, psutil.Process(server_pid(port))
         while done < WARM_VERDICTS + 200_000:
-            ask(connection, encode(list(itertools.islice(stream, 512))))
-            done += 512
+            ask(connection, encode(list(itertools.islice(stream, BATCH))))
+            done += BATCH
             if done > WARM_VERDICTS and done % 5120 == 0:
                 points.append((done / 1e6, proportional_mb(tree)))
     mean = statistics.mean(y for _, y in points)

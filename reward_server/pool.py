@@ -61,7 +61,8 @@ class WorkerPool:
         self._aside: set[WorkerProcess] = set()
         self._idle: list[WorkerProcess | None] = []  # None: a place without a worker, who is started when needed
         self._waiting: deque[asyncio.Future[WorkerProcess | None]] = deque()
-        self._asked: OrderedDict[Hashable, _Asked] = OrderedDict()
+        self._asked: dict[Hashable, _Asked] = {}
+        self._known: OrderedDict[Hashable, Reply] = OrderedDict()
 
     async def __aenter__(self) -> WorkerPool:
         try:
@@ -99,26 +100,28 @@ class WorkerPool:
         return await self._remembered((golds, answer), {"op": "compare", "golds": golds, "answer": answer})
 
     async def _remembered(self, key: Hashable, question: dict[str, Any]) -> Reply:
+        known = self._known.get(key)
+        if known is not None:
+            self.hits += 1
+            self._known.move_to_end(key)
+            return known
         asked = self._asked.get(key)
         if asked is None:
             asked = self._asked[key] = _Asked(asyncio.ensure_future(self._ask(question)))
-            while len(self._asked) > REMEMBERED and next(iter(self._asked.values())).task.done():
-                self._asked.popitem(last=False)
         else:
             self.hits += 1
-            self._asked.move_to_end(key)
         asked.waiters += 1
         try:
             reply = await asyncio.shield(asked.task)
-        except BaseException:
-            if asked.waiters == 1 and self._asked.get(key) is asked:
-                del self._asked[key]
-                asked.task.cancel()  # nobody waits for it any more
-            raise
         finally:
             asked.waiters -= 1
-        if reply.failure == ERROR and self._asked.get(key) is asked:
-            del self._asked[key]  # a crash says nothing about the question
+            if not asked.waiters and self._asked.get(key) is asked:
+                del self._asked[key]
+                asked.task.cancel()  # where it is not done, nobody waits for it any more
+        if reply.failure != ERROR:  # a crash says nothing about the question
+            self._known[key] = reply
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
         return reply
 
     async def _ask(self, question: dict[str, Any]) -> Reply:
@@ -223,7 +226,7 @@ class WorkerPool:
 
 
 class _Asked:
-    """A question under way or answered, and how many wait for it."""
+    """A question under way, and how many wait for it."""
 
     def __init__(self, task: asyncio.Task[Reply]):
         self.task, self.waiters = task, 0

@@ -29,7 +29,7 @@ MAX_CHARS_HERE = 300
 """Longer mathematical answers are taken apart in a worker, under its deadline: nothing here may take long."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Reply:
     """What slow math answered: a truth value, or `timeout` or `error` in its place; with the milliseconds it took."""
 
