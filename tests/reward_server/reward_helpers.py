@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -64,14 +65,24 @@ def spawn(**config):
 
 @contextlib.contextmanager
 def serving(**config):
-    """(process, url) of a server that answers."""
-    process = spawn(**config)
+    """(process, url) of a server that answers. `process.log()` is what it has said, once it has ended."""
+    process, lines = spawn(**config), []
+    # A pipe that nobody reads stops the server at its next line of log.
+    reader = threading.Thread(target=lambda: lines.extend(process.stderr))
+    reader.start()
+
+    def log():
+        reader.join(30)
+        return "".join(lines)
+
+    process.log = log
     try:
         line = process.stdout.readline()
-        assert line.startswith("reward server on http://"), line + process.stderr.read()
+        assert line.startswith("reward server on http://"), line + log()
         yield process, line.split()[3]
     finally:
         stop(process)
+        reader.join(30)
         process.stdout.close()
         process.stderr.close()
 

@@ -203,7 +203,7 @@ def test_logs_are_json_lines_and_silent_about_responses(tmp_path):
             post(url, body(item("open", secret, "x"), request_id="r-1"))
             os.kill(process.pid, signal.SIGTERM)
             process.wait(30)
-            lines = [json.loads(line) for line in process.stderr.read().splitlines()]
+            lines = [json.loads(line) for line in process.log().splitlines()]
         (scored,) = [line for line in lines if line["event"] == "score"]
         assert (scored["protocol"], scored["items"], scored["code"], scored["request_id"]) == ("v1", 1, 200, "r-1")
         assert (secret in json.dumps(lines)) == show
