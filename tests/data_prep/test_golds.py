@@ -46,10 +46,10 @@ def test_most_golds_are_settled_without_a_worker(kind, golds, found):
 
 
 def test_workers_start_with_the_first_gold_and_end_with_the_block():
-    asked, before = [], set(psutil.Process().children())
+    asked, before = [], set(psutil.Process().children(recursive=True))
     with GoldJudge(2, deadline_s=10.0) as judge:
         assert judge.bad([], asked.append) == set() and asked == []
-        assert set(psutil.Process().children()) == before, "no worker before the first gold"
+        assert set(psutil.Process().children(recursive=True)) == before, "no worker before the first gold"
         assert judge.bad([*GOOD, *BAD, *GOOD], asked.append) == set(BAD)
         assert sum(asked) == len(GOOD) + len(BAD), "each once"
         workers = set(psutil.Process().children(recursive=True)) - before

@@ -114,7 +114,7 @@ def test_a_killed_run_goes_on_from_its_last_finished_source(big, tmp_path):
         kill_when(words, unfinished / ".mmlu_train.blocks" / "000002.arrow"),
     ]
     assert not mmlu_done.exists()
-    said.append(kill_when(words, child="reward_server.worker"))
+    said.append(kill_when(words, child="reward_server.nursery"))
     if not mmlu_done.exists():
         said.append(kill_when(words, mmlu_done))
     assert not out.exists() and not (unfinished / ".math.finished.json").exists()

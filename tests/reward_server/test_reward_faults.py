@@ -108,9 +108,9 @@ def check(items, found, quiet):
 
 @pytest.mark.timeout(240)
 def test_a_thousand_items_while_workers_and_the_server_die():
-    items, found, quiet, killed = chaos(1200, 0.4, {1})
+    items, found, quiet, killed = chaos(1200, 1.5, {1})
     check(items, found, quiet)
-    assert killed["workers"] >= 2 and killed["servers"] == 1
+    assert killed["workers"] >= 1 and killed["servers"] == 1
 
 
 @pytest.mark.slow

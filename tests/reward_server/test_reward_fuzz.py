@@ -96,12 +96,12 @@ def fuzz(fuzzed, count):
 @pytest.mark.timeout(120)
 def test_three_hundred_bodies(fuzzed):
     seen = fuzz(fuzzed, 300)
-    assert seen[200] >= 100 and seen[422] >= 100, seen
+    assert seen[200] >= 40 and seen[422] >= 100, seen
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_ten_thousand_bodies(fuzzed):
     seen = fuzz(fuzzed, 10_000)
-    assert sum(seen.values()) >= 9_500 and seen[200] >= 3_000 and seen[422] >= 3_000, seen
+    assert sum(seen.values()) >= 9_500 and seen[200] >= 2_000 and seen[422] >= 3_000, seen
     print(seen)
