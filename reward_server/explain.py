@@ -11,13 +11,13 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from conf.reward import ServeRewardConfig, ShapingConfig
+from conf.reward import ShapingConfig
 from reward_server import shaping as shapes
 from reward_server.batch import judge_batch
 from reward_server.explaining import answers, mathematics, response
 from reward_server.explaining.steps import BAD, DIFFERENT, EQUAL, GOOD, NOTE, Step, counted, quoted, visible
 from reward_server.scoring.judge import Reply, SlowMath, check_ground_truth
-from reward_server.service import Refused, Service
+from reward_server.service import Service, check_item
 from reward_server.verdicts import (
     BAD_FORMAT,
     BAD_GOLD,
@@ -88,19 +88,10 @@ async def explain_for(service: Service, item: Item) -> dict[str, Any]:
     """`explain` under a server's rules and with its workers. Nothing is counted.
 
     Raises:
-        Refused: as `check`.
+        Refused: as `check_item`.
     """
-    check(item, service.config)
+    check_item(item, service.config)
     return await explain(item, service.config.match, service.pool, service.config.shaping)
-
-
-def check(item: Item, config: ServeRewardConfig) -> None:
-    """Raises Refused for a response that is too long (413), or without a field that shaping needs (422)."""
-    limit = config.max_response_chars
-    if len(item.response) > limit:
-        raise Refused(413, f"response: {len(item.response)} characters, above max_response_chars={limit}")
-    if missing := shapes.missing(item, config.shaping):
-        raise Refused(422, missing)
 
 
 class _Recorder:

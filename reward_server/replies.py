@@ -42,12 +42,13 @@ class Replies:
         request.waiters += 1
         try:
             return await asyncio.shield(request.task)
-        except BaseException:
-            if not request.task.done() and request.waiters == 1:
-                request.task.cancel()  # nobody waits for it any more
+        except BaseException:  # also a client that leaves; re-raised
+            task = request.task
+            if not task.done() and request.waiters == 1:
+                task.cancel()  # nobody waits for it any more
                 self._forget(request_id, request)
-            elif request.task.done():
-                self._forget(request_id, request)
+            elif task.done() and (task.cancelled() or task.exception() is not None):
+                self._forget(request_id, request)  # a finished one is kept: its client may yet ask again
             raise
         finally:
             request.waiters -= 1

@@ -39,6 +39,21 @@ class Refused(Exception):
         self.status, self.detail, self.retry_after_s = status, detail, retry_after_s
 
 
+def check_item(item: Item, config: ServeRewardConfig, where: str = "") -> None:
+    """Raises Refused for a response that is too long (413), or without a field that shaping needs (422).
+
+    Args:
+        where: what stands before the field's name in the message.
+    """
+    length, limit = len(item.response), config.max_response_chars
+    if length > limit:
+        raise Refused(
+            413, f"{where}response: {length} characters (id {show(item.id)}), above max_response_chars={limit}"
+        )
+    if missing := shaping.missing(item, config.shaping):
+        raise Refused(422, where + missing)
+
+
 class Service:
     """Judges batches for the protocols. One per server.
 
@@ -130,16 +145,8 @@ class Service:
         limit = self.config.max_items
         if len(items) > limit:
             raise Refused(413, f"items: {len(items)} is above max_items={limit}; send fewer at a time")
-        longest = self.config.max_response_chars
         for index, item in enumerate(items):
-            if len(item.response) > longest:
-                raise Refused(
-                    413,
-                    f"items[{index}].response: {len(item.response)} characters (id {show(item.id)}), above "
-                    f"max_response_chars={longest}",
-                )
-            if missing := shaping.missing(item, self.config.shaping):
-                raise Refused(422, f"items[{index}].{missing}")
+            check_item(item, self.config, f"items[{index}].")
 
     def _admit(self, more: int) -> None:
         """An empty queue takes every batch; a filled one takes what fits."""

@@ -47,15 +47,14 @@ def run(config: ServeRewardConfig, given: Sequence[str]) -> None:
     """
     import asyncio
 
-    from reward_server.explain import check
     from reward_server.serve import check as check_config
-    from reward_server.service import Refused
+    from reward_server.service import Refused, check_item
 
     check_config(config)
     where, obj = _read(given)
     try:
         item = Item.from_json({"id": "item", **obj} if isinstance(obj, dict) else obj)
-        check(item, config)
+        check_item(item, config)
     except (ValueError, Refused) as error:
         raise ConfigError(f"{where}: {error}") from error
     _print(asyncio.run(_explain(config, item)))

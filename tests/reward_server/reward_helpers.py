@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from crossthink.procs import stop
+from reward_server.scoring.judge import Reply
 from reward_server.verdicts import Item
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,6 +33,19 @@ except UserError as error:
     print(error, file=sys.stderr)
     sys.exit(error.exit_code)
 """
+
+
+class Failing:
+    """Slow math that fails in one way."""
+
+    def __init__(self, failure, gold_failure=None):
+        self.failure, self.gold_failure = failure, gold_failure
+
+    async def gold_is_good(self, gold):
+        return Reply(self.gold_failure is None, self.gold_failure)
+
+    async def any_equal(self, golds, answer):
+        return Reply(False, self.failure)
 
 
 def rows(name):

@@ -9,7 +9,7 @@ from functools import cache
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from reward_helpers import ROOT, item, run_async
+from reward_helpers import ROOT, Failing, item, run_async
 
 from benchmarks import reward_accuracy
 from conf.compose import keys
@@ -49,19 +49,6 @@ class InProcess:
 
     async def any_equal(self, golds, answer):
         return self._equal(golds, answer)
-
-
-class Failing:
-    """Slow math that fails in one way."""
-
-    def __init__(self, failure, gold_failure=None):
-        self.failure, self.gold_failure = failure, gold_failure
-
-    async def gold_is_good(self, gold):
-        return Reply(self.gold_failure is None, self.gold_failure)
-
-    async def any_equal(self, golds, answer):
-        return Reply(False, self.failure)
 
 
 class Broken:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from reward_helpers import item, rows
+from reward_helpers import Failing, item, rows
 
 from reward_server.scoring import math, symbolic
 from reward_server.scoring.judge import Reply, judge
@@ -23,19 +23,6 @@ class InProcess:
 
     async def any_equal(self, golds, answer):
         return Reply(any(math.compare(gold, answer, symbolic.same) for gold in golds))
-
-
-class Failing:
-    """Slow math that fails in one way."""
-
-    def __init__(self, failure, gold_failure=None):
-        self.failure, self.gold_failure = failure, gold_failure
-
-    async def gold_is_good(self, gold):
-        return Reply(self.gold_failure is None, self.gold_failure)
-
-    async def any_equal(self, golds, answer):
-        return Reply(False, self.failure)
 
 
 def verdict(one, match="equivalent", slow=None):
