@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -17,11 +15,9 @@ from reward_server.access import TokenGate
 from reward_server.explaining import routes
 from reward_server.protocols import nemo_gym, openrlhf
 from reward_server.service import Refused, Service
+from reward_server.turns import Turns
 from reward_server.verdicts import Item, show
 from reward_server.wire import AsciiJson, ClientGone, read_json, until_gone
-
-SLICE_S = 0.005
-"""Seconds of reading items between two looks at other requests."""
 
 
 def create_app(config: ServeRewardConfig) -> FastAPI:
@@ -93,12 +89,12 @@ def _add_score(app: FastAPI, service: Service) -> None:
     async def score(request: Request) -> Response:
         """Judge a batch: as many verdicts as items, in the same order."""
         body = await read_json(request, service.config.max_body_mb)
-        items, request_id = await read_items(body, service.config.max_items)
+        items, request_id = await read_items(body, service.config.max_items, service.turns)
         verdicts = await until_gone(request, service.score(items, "v1", request_id))
         return AsciiJson({"rules_hash": service.rules_hash, "items": [verdict.to_json() for verdict in verdicts]})
 
 
-async def read_items(body: Any, max_items: int) -> tuple[Sequence[Item], str | None]:
+async def read_items(body: Any, max_items: int, turns: Turns) -> tuple[Sequence[Item], str | None]:
     """The items and the request id of a `/v1/score` body.
 
     Raises:
@@ -113,13 +109,13 @@ async def read_items(body: Any, max_items: int) -> tuple[Sequence[Item], str | N
         raise Refused(422, f"request_id: {show(request_id)} is not a string of 1 to 200 characters")
     if len(body["items"]) > max_items:
         raise Refused(413, f"items: {len(body['items'])} is above max_items={max_items}; send fewer at a time")
-    items, looked = [], time.perf_counter()
-    for index, obj in enumerate(body["items"]):
-        if time.perf_counter() - looked > SLICE_S:
-            await asyncio.sleep(0)  # other requests are answered in between
-            looked = time.perf_counter()
-        try:
-            items.append(Item.from_json(obj))
-        except ValueError as error:
-            raise Refused(422, f"items[{index}].{error}") from error
+    items = []
+    async with turns.take(len(body["items"])) as turn:
+        for index, obj in enumerate(body["items"]):
+            if turn.over:
+                await turn.rest()
+            try:
+                items.append(Item.from_json(obj))
+            except ValueError as error:
+                raise Refused(422, f"items[{index}].{error}") from error
     return items, request_id

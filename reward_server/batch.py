@@ -4,29 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 
 from reward_server.scoring.judge import SlowMath, Unsettled, error_verdict, settle
+from reward_server.turns import Turns
 from reward_server.verdicts import Item, Verdict
 
 log = logging.getLogger(__name__)
 
-SLICE_S = 0.005
-"""Seconds of judging between two looks at other requests."""
 
+async def judge_batch(items: Sequence[Item], match: str, slow: SlowMath, turns: Turns | None = None) -> list[Verdict]:
+    """Verdicts in the order of the items, one each. Items that need no worker are judged while others wait for one.
 
-async def judge_batch(items: Sequence[Item], match: str, slow: SlowMath) -> list[Verdict]:
-    """Verdicts in the order of the items, one each. Items that need no worker are judged while others wait for one."""
+    Args:
+        turns: shared with the requests beside it; None: there are none.
+    """
     found: list[Verdict | asyncio.Task[Verdict]] = []
     try:
-        looked = time.perf_counter()
-        for item in items:
-            first = _settle(item, match)
-            found.append(asyncio.create_task(_ask(first, slow)) if isinstance(first, Unsettled) else first)
-            if time.perf_counter() - looked > SLICE_S:
-                await asyncio.sleep(0)
-                looked = time.perf_counter()
+        async with (turns or Turns()).take(len(items)) as turn:
+            for item in items:
+                first = _settle(item, match)
+                found.append(asyncio.create_task(_ask(first, slow)) if isinstance(first, Unsettled) else first)
+                if turn.over:
+                    await turn.rest()
         return [one if isinstance(one, Verdict) else await one for one in found]
     finally:
         for one in found:

@@ -1,8 +1,8 @@
 """A pool of worker processes with a CPU-time deadline per question (docs/rewards.md, Statuses).
 
-Two lanes keep cheap questions from waiting behind dear ones: a worker whose question has taken long steps aside, at
-lower priority, and a fresh one takes its place. What was answered is remembered, since the samples of a group often
-give one answer.
+A worker is given a few questions at a time. Two lanes keep cheap questions from waiting behind dear ones: a worker
+whose question has taken long steps aside, at lower priority, and a fresh one takes its place and its other questions.
+What was answered is remembered, since the samples of a group often give one answer.
 """
 
 from __future__ import annotations
@@ -13,9 +13,10 @@ import logging
 import os
 from collections import Counter, OrderedDict, deque
 from collections.abc import Hashable
+from functools import partial
 from typing import Any
 
-from reward_server.process import Late, Nursery, Stuck, WorkerFailed, WorkerProcess
+from reward_server.process import Displaced, Late, Nursery, Stuck, WorkerFailed, WorkerProcess
 from reward_server.scoring.judge import Reply
 from reward_server.verdicts import ERROR, TIMEOUT
 
@@ -27,6 +28,8 @@ CRASHES = 5
 """Attempts at a question whose workers die. It may not be the question's fault: workers are killed from outside too."""
 HANGS = 2
 """Attempts at a question that meets the wall-clock guard."""
+DEPTH = 4
+"""Questions that a worker is given at a time, so that it need not wait for this process between two."""
 SLOW_NICE = 5
 """Added to the niceness of a worker that stepped aside."""
 
@@ -58,15 +61,15 @@ class WorkerPool:
         self.hits = 0
         self._nursery = Nursery(memory_mb, warm_up)
         self._all: set[WorkerProcess] = set()
-        self._aside: set[WorkerProcess] = set()
-        self._idle: list[WorkerProcess | None] = []  # None: a place without a worker, who is started when needed
-        self._waiting: deque[asyncio.Future[WorkerProcess | None]] = deque()
+        self._places: list[_Place] = []
+        self._aside: set[_Place] = set()
+        self._waiting: deque[asyncio.Future[_Place]] = deque()
         self._asked: dict[Hashable, _Asked] = {}
         self._known: OrderedDict[Hashable, Reply] = OrderedDict()
 
     async def __aenter__(self) -> WorkerPool:
         try:
-            self._idle += [await self._start() for _ in range(self.workers)]
+            self._places += [_Place(await self._start()) for _ in range(self.workers)]
         except BaseException:
             await self._close()
             raise
@@ -126,32 +129,36 @@ class WorkerPool:
 
     async def _ask(self, question: dict[str, Any]) -> Reply:
         crashes = hangs = 0
+        displaced = False
         while crashes < CRASHES and hangs < HANGS:
-            worker = await self._take()
+            place = await self._take(displaced)
+            worker, displaced = None, False
             try:
-                if worker is None:
-                    worker = await self._start()
-                fresh = not worker.asked
-                reply = await worker.ask(question, self.deadline_s, self.wall_s, self._step_aside)
+                worker = await self._at(place)
+                reply = await worker.ask(question, self.deadline_s, self.wall_s, partial(self._is_dear, place))
+            except Displaced:
+                displaced = True
             except Late:
-                worker = self._kill(worker, "late")
+                self._kill(place, worker, "late")
                 return Reply(False, TIMEOUT, self.deadline_s * 1e3)
             except Stuck as failure:
                 hangs += 1
-                worker = self._kill(worker, "stuck")
+                self._kill(place, worker, "stuck")
                 log.warning("math worker failed (%d of %d): %s", hangs, HANGS, failure)
             except WorkerFailed as failure:
                 crashes += 1
-                worker = self._kill(worker, "died")
+                self._kill(place, worker, "died")
                 log.warning("math worker failed (%d of %d): %s", crashes, CRASHES, failure)
             except BaseException:  # cancelled: the worker is still busy with a question nobody waits for
-                worker = self._kill(worker, "abandoned")
+                self._kill(place, worker, "abandoned")
                 raise
             else:
                 if "exhausted" in reply or reply["grown_mb"] > self.memory_mb / 2:
-                    worker = self._kill(worker, "memory")
+                    self._kill(place, worker, "memory")
+                elif place.dear:  # its place has long been taken, and its priority cannot be raised again
+                    self._kill(place, worker, "aside")
                 if "exhausted" in reply:
-                    if fresh:
+                    if worker.asked == 1:
                         return Reply(False, TIMEOUT, reply["ms"])
                     continue  # what the worker kept of earlier questions must not decide this one
                 if "error" in reply:
@@ -159,59 +166,73 @@ class WorkerPool:
                     return Reply(False, ERROR, reply["ms"])
                 return Reply(reply["value"], None, reply["ms"])
             finally:
-                self._give_back(worker)
+                place.load -= 1
+                self._call_next()
         return Reply(False, ERROR)
 
-    async def _take(self) -> WorkerProcess | None:
-        """A place in the fast lane, in the order asked."""
-        if self._idle and not self._waiting:
-            return self._idle.pop()
-        turn: asyncio.Future[WorkerProcess | None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(turn)
+    async def _at(self, place: _Place) -> WorkerProcess:
+        """The worker of a place, started where there is none."""
+        async with place.starting:
+            if place.worker is None:
+                place.worker = await self._start()
+                self._call_next()
+        return place.worker
+
+    async def _take(self, displaced: bool) -> _Place:
+        """A place in the fast lane, in the order asked; those who were sent away from one come first."""
+        if not self._waiting and (place := self._free()) is not None:
+            place.load += 1
+            return place
+        turn: asyncio.Future[_Place] = asyncio.get_running_loop().create_future()
+        self._waiting.insert(0 if displaced else len(self._waiting), turn)
         try:
             return await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._give_back(turn.result())
+                turn.result().load -= 1
+                self._call_next()
             raise
 
-    def _give_back(self, worker: WorkerProcess | None) -> None:
-        if worker in self._aside:
-            assert worker is not None
-            self._kill(worker, "aside")  # its place has long been taken, and its priority cannot be raised again
-            return
-        while self._waiting:
+    def _free(self) -> _Place | None:
+        """The place with the fewest questions, None where all are full."""
+        place = min(self._places, key=lambda one: one.load / one.room, default=None)
+        return place if place is not None and place.load < place.room else None
+
+    def _call_next(self) -> None:
+        while self._waiting and (place := self._free()) is not None:
             turn = self._waiting.popleft()
             if not turn.done():
-                turn.set_result(worker)
-                return
-        self._idle.append(worker)
+                place.load += 1
+                turn.set_result(place)
 
-    def _step_aside(self, worker: WorkerProcess) -> None:
-        """Give a dear question's place to the next one, if there is room aside."""
-        if worker in self._aside or len(self._aside) >= self.workers:
+    def _is_dear(self, place: _Place) -> None:
+        """Send those away who wait behind a dear question, and give its place to others if there is room aside."""
+        if place.worker is None or place in self._aside:
+            return
+        place.dear = True
+        place.worker.displace()
+        if len(self._aside) >= self.workers:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.setpriority(os.PRIO_PROCESS, worker.pid, SLOW_NICE)
-        self._give_back(None)
-        self._aside.add(worker)
+            os.setpriority(os.PRIO_PROCESS, place.worker.pid, SLOW_NICE)
+        self._aside.add(place)
+        self._places[self._places.index(place)] = _Place()
+        self._call_next()
 
     async def _start(self) -> WorkerProcess:
         worker = await self._nursery.fork()
         self._all.add(worker)
         return worker
 
-    def _kill(self, worker: WorkerProcess | None, reason: str) -> WorkerProcess | None:
-        """End a worker. Returns what takes its place in the fast lane: nothing yet, or the worker where it is aside."""
-        if worker is None:
-            return None
-        if worker in self._all:
-            worker.kill()
-            self._all.discard(worker)
-            self.restarts[reason] += 1
-        if reason == "aside":
-            self._aside.discard(worker)
-        return worker if worker in self._aside else None
+    def _kill(self, place: _Place, worker: WorkerProcess | None, reason: str) -> None:
+        """End a place's worker, unless another question has ended it already; who comes next starts another one."""
+        if worker is None or place.worker is not worker:
+            return
+        place.worker, place.dear = None, False
+        self._aside.discard(place)
+        self._all.discard(worker)
+        worker.kill()
+        self.restarts[reason] += 1
 
     async def _close(self) -> None:
         tasks = [asked.task for asked in self._asked.values()]
@@ -230,3 +251,23 @@ class _Asked:
 
     def __init__(self, task: asyncio.Task[Reply]):
         self.task, self.waiters = task, 0
+
+
+class _Place:
+    """A worker's place in a lane.
+
+    Attributes:
+        worker: who has it; None: nobody yet, one is started when needed.
+        starting: held while one is started.
+        load: questions given to it.
+        dear: its present question has taken long.
+    """
+
+    def __init__(self, worker: WorkerProcess | None = None):
+        self.worker, self.load, self.dear = worker, 0, False
+        self.starting = asyncio.Lock()
+
+    @property
+    def room(self) -> int:
+        """Questions that may be given to it at a time."""
+        return DEPTH if self.worker is not None and not self.dear else 1

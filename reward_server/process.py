@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,10 @@ class Stuck(Exception):
 
 class Late(Exception):
     """The question used up its CPU time."""
+
+
+class Displaced(Exception):
+    """The worker was ended on account of another question, or became busy with a dear one before it came to this."""
 
 
 class Nursery:
@@ -133,7 +138,7 @@ class Nursery:
 
 
 class WorkerProcess:
-    """One worker and the socket to it; one question at a time.
+    """One worker and the socket to it. It answers one question after the other; the next ones lie ready in the socket.
 
     Attributes:
         pid: its process id.
@@ -143,6 +148,8 @@ class WorkerProcess:
     def __init__(self, pid: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
         self.pid, self.asked = pid, 0
         self._reader, self._writer = reader, writer
+        self._busy = False
+        self._next: deque[asyncio.Future[None]] = deque()
         self._cpu_s = 0.0  # used up before the present question
         self._ended: type[Exception] = WorkerFailed
         self._watch: asyncio.TimerHandle | None = None
@@ -152,40 +159,47 @@ class WorkerProcess:
         question: dict[str, Any],
         deadline_s: float,
         wall_s: float | None,
-        when_dear: Callable[[WorkerProcess], None],
+        when_dear: Callable[[], None],
     ) -> dict[str, Any]:
-        """The reply. After an exception the worker is of no more use.
+        """The reply. After an exception, or a cancelled call, the worker is of no more use.
 
         Args:
             question: see `reward_server.worker`.
             deadline_s: CPU seconds that it may use.
             wall_s: wall seconds of the guard behind; None: the default.
-            when_dear: told once the question has used `PATIENCE_S` of CPU time.
+            when_dear: told again and again once the question has used `PATIENCE_S` of CPU time.
 
         Raises:
-            Late, Stuck, WorkerFailed: as their names say.
+            Late, Stuck, WorkerFailed, Displaced: as their names say.
         """
-        if wall_s is None:
-            wall_s = max(WALL_MIN_S, WALL_FACTOR * deadline_s)
-        guard = time.monotonic() + wall_s
+        self._writer.write(json.dumps(question).encode() + b"\n")
+        if self._busy:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._next.append(turn)
+            await turn
+        self._busy = True
         try:
-            self._writer.write(json.dumps(question).encode() + b"\n")
-            self._look_later(min(PATIENCE_S, wall_s), deadline_s, guard, when_dear)
-            line = await self._reader.readline()
-        except ConnectionError as error:
-            raise self._ended(f"worker {self.pid} is gone ({error})") from error
-        finally:
-            if self._watch is not None:
-                self._watch.cancel()
-        if not line.endswith(b"\n"):
-            raise self._ended(f"worker {self.pid} ended")
-        reply = json.loads(line)
-        self.asked += 1
-        self._cpu_s = reply["cpu_s"]
+            reply = await self._reply(deadline_s, wall_s, when_dear)
+        except BaseException:
+            self.displace()
+            raise
+        self._busy = False
+        if self._next:
+            self._busy = True
+            self._next.popleft().set_result(None)
         return reply
+
+    def displace(self) -> None:
+        """Send those away who wait behind the present question. The worker must end after it."""
+        while self._next:
+            turn = self._next.popleft()
+            if not turn.done():
+                turn.set_exception(Displaced())
 
     def kill(self) -> None:
         """End it at once. It is a child of the nursery, which leaves no zombie."""
+        self._ended = Displaced
+        self.displace()
         if self._watch is not None:
             self._watch.cancel()
         with contextlib.suppress(ProcessLookupError):
@@ -200,10 +214,29 @@ class WorkerProcess:
             await self._reader.read()
         self.kill()
 
+    async def _reply(self, deadline_s: float, wall_s: float | None, when_dear: Callable[[], None]) -> dict[str, Any]:
+        if wall_s is None:
+            wall_s = max(WALL_MIN_S, WALL_FACTOR * deadline_s)
+        guard = time.monotonic() + wall_s
+        try:
+            self._look_later(min(PATIENCE_S, wall_s), deadline_s, guard, when_dear)
+            line = await self._reader.readline()
+        except ConnectionError as error:
+            raise self._ended(f"worker {self.pid} is gone ({error})") from error
+        finally:
+            if self._watch is not None:
+                self._watch.cancel()
+        if not line.endswith(b"\n"):
+            raise self._ended(f"worker {self.pid} ended")
+        reply = json.loads(line)
+        self.asked += 1
+        self._cpu_s = reply["cpu_s"]
+        return reply
+
     def _look_later(self, pause_s: float, *arguments: Any) -> None:
         self._watch = asyncio.get_running_loop().call_later(pause_s, self._look, *arguments)
 
-    def _look(self, deadline_s: float, guard: float, when_dear: Callable[[WorkerProcess], None]) -> None:
+    def _look(self, deadline_s: float, guard: float, when_dear: Callable[[], None]) -> None:
         """Kill the worker where its time is up; the broken connection then wakes `ask`."""
         try:
             times = psutil.Process(self.pid).cpu_times()
@@ -216,7 +249,7 @@ class WorkerProcess:
                 os.kill(self.pid, signal.SIGKILL)
             return
         if used_s >= PATIENCE_S:
-            when_dear(self)
+            when_dear()
         # CPU time cannot run ahead of the clock: the next look is due when the rest could be used up.
         left_s = min((PATIENCE_S if used_s < PATIENCE_S else deadline_s) - used_s, guard - time.monotonic())
         self._look_later(max(POLL_S, left_s), deadline_s, guard, when_dear)

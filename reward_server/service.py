@@ -17,6 +17,7 @@ from reward_server.batch import judge_batch
 from reward_server.metrics import Metrics
 from reward_server.pool import WorkerPool
 from reward_server.replies import RepeatedWithOtherItems, Replies
+from reward_server.turns import Turns
 from reward_server.verdicts import Item, Verdict, rules_hash, show
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Service:
         metrics: what it counts.
         ready: requests are taken: the workers are there and the server is not draining.
         queue: items under way.
+        turns: of the requests that compute in this process.
     """
 
     def __init__(self, config: ServeRewardConfig):
@@ -74,6 +76,7 @@ class Service:
         self.metrics = Metrics(facts, self.pool, lambda: self.queue)
         self.ready = False
         self.queue = 0
+        self.turns = Turns()
         self._replies = Replies()
         self._rate = 1000.0  # verdicts a second, lately
 
@@ -129,7 +132,7 @@ class Service:
         started = time.perf_counter()
         self.queue += len(items)
         try:
-            plain = await judge_batch(items, self.config.match, self.pool)
+            plain = await judge_batch(items, self.config.match, self.pool, self.turns)
         finally:
             self.queue -= len(items)
         if items:

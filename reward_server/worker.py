@@ -61,7 +61,8 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             return {"value": bool(math.check_gold(request["gold"], symbolic.good))}
         answer = request["answer"]
         return {"value": any(math.compare(gold, answer, symbolic.same) for gold in request["golds"])}
-    except (MemoryError, RecursionError) as limit:
+    except (MemoryError, RecursionError, SystemError) as limit:
+        # SystemError: "returned NULL without setting an exception", which is how CPython may fail without memory.
         return {"exhausted": type(limit).__name__}
     except Exception as error:  # the process boundary: becomes status `error`, which is counted, never a zero
         return {"error": f"{type(error).__name__}: {error}"[:500]}

@@ -17,7 +17,6 @@ from reward_server.verdicts import (
     ERROR,
     INVALID,
     NO_BOX,
-    STATUSES,
     TIMEOUT,
     TRUNCATED,
     WRONG,
@@ -116,17 +115,7 @@ class Unsettled:
 
     def verdict(self, gold: Reply, answer: Reply) -> Verdict:
         """The first status that applies (docs/rewards.md)."""
-        applies = {
-            ERROR: ERROR in (gold.failure, answer.failure),
-            BAD_GOLD: not gold.value,
-            TIMEOUT: answer.failure == TIMEOUT,
-            TRUNCATED: is_cut_off(self.item.response, self.item.finish_reason),
-            NO_BOX: self.extracted is None,
-            BAD_FORMAT: not self.format,
-            WRONG: not answer.value,
-            CORRECT: True,
-        }
-        status = next(status for status in STATUSES if applies[status])
+        status = self._status(gold, answer)
         return Verdict(
             id=self.item.id,
             reward=None if status in INVALID else float(status == CORRECT),
@@ -136,6 +125,21 @@ class Unsettled:
             status=status,
             elapsed_ms=round(self.elapsed_ms, 3),
         )
+
+    def _status(self, gold: Reply, answer: Reply) -> str:
+        if ERROR in (gold.failure, answer.failure):
+            return ERROR
+        if not gold.value:
+            return BAD_GOLD
+        if answer.failure == TIMEOUT:
+            return TIMEOUT
+        if is_cut_off(self.item.response, self.item.finish_reason):
+            return TRUNCATED
+        if self.extracted is None:
+            return NO_BOX
+        if not self.format:
+            return BAD_FORMAT
+        return CORRECT if answer.value else WRONG
 
 
 def error_verdict(item: Item) -> Verdict:

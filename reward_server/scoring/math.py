@@ -15,6 +15,7 @@ from reward_server.scoring import intervals, structure, text
 from reward_server.scoring.bounds import refusal
 from reward_server.scoring.exact import exact
 from reward_server.scoring.structure import EITHER, LIST, SET, UNION, Group, Leaf, Named, Node, Relation, Words
+from reward_server.scoring.terms import normal_form
 from reward_server.scoring.units import agree
 
 LeafSame = Callable[[str, str], "bool | None"]
@@ -33,6 +34,7 @@ RULES = {
     "units": "units on both sides must agree, and per cent must stand on both",
     "text": "the same text is the same value",
     "fractions": "compared as exact fractions",
+    "terms": "sums of terms (polynomials, multiples of π and of square roots) are compared in normal form",
     "base": "a numeral in a base equals only that numeral in that base",
     "names": "names compare letter by letter, case included",
     "unevaluated": "a name, or a sum or product left to do, is not the plain number that is wanted",
@@ -163,6 +165,10 @@ def _rule_for_leaves(gold: Leaf, answer: Leaf) -> tuple[str, bool | None]:
     wanted, given = exact(gold.text), exact(answer.text)
     if wanted is not None and given is not None:
         return "fractions", wanted == given
+    if wanted is given is None and (one := normal_form(gold.text)) is not None:
+        other = normal_form(answer.text)
+        if other is not None:
+            return "terms", one == other
     if (based := _based(gold.text)) or _based(answer.text):
         # 52 in base eight is asked for in base eight: neither 52 nor 42 is that answer.
         return "base", based == _based(answer.text)
@@ -187,7 +193,9 @@ def is_unevaluated(answer: str) -> bool:
 
 
 def _good(node: Leaf | Relation, leaf_good: LeafGood) -> bool | None:
-    if isinstance(node, Leaf) and (exact(node.text) is not None or _is_name(node.text) or _based(node.text)):
+    if isinstance(node, Leaf) and any(read(node.text) for read in (_is_name, _based)):
+        return True
+    if isinstance(node, Leaf) and any(read(node.text) is not None for read in (exact, normal_form)):
         return True
     return leaf_good(node.text)
 

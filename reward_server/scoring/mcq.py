@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from reward_server.scoring.text import normalise, strip_wrappers
@@ -25,6 +26,9 @@ NOTHING = "nothing"
 TOO_LONG = "too long"
 """Longer than any option can be written."""
 
+REMEMBERED_CHARS = 2_000
+"""An answer and its options are remembered up to this length, so that memory stays bounded."""
+
 _SEPARATOR = re.compile(r"[.:)\]]")
 _BARE_LABEL = re.compile(r"\w{1,4}")
 
@@ -37,6 +41,12 @@ def is_right(answer: str, gold: str, options: Options | None) -> bool:
 
 def labels(answer: str, options: Options | None) -> frozenset[str] | None:
     """The labels that an answer (or a ground truth) names; None where it names none: see `read`."""
+    size = len(answer) + sum(len(label) + len(text) for label, text in options or ())
+    return _remembered(answer, options) if size <= REMEMBERED_CHARS else read(answer, options)[0]
+
+
+@functools.lru_cache(1024)  # the samples of a group share their question, and often their answer
+def _remembered(answer: str, options: Options | None) -> frozenset[str] | None:
     return read(answer, options)[0]
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 import unicodedata
 
 from reward_server.scoring.extract import closing_brace
 
 MAX_CHARS = 10_000
 """Longer texts are compared as they stand: Unicode normalisation is quadratic on crafted runs of combining marks."""
+REMEMBERED_CHARS = 200
+"""Texts are remembered up to this length, so that memory stays bounded."""
 MAX_WRAPPERS = 32
 """Nested wrappers taken off one text; deeper nesting stays and does not match."""
 
@@ -34,6 +37,10 @@ def normalise(text: str) -> str:
     text = " ".join(text.split())
     if len(text) > MAX_CHARS:
         return text
+    return _remembered(text) if len(text) <= REMEMBERED_CHARS else _normalised(text)
+
+
+def _normalised(text: str) -> str:
     text = " ".join(unicodedata.normalize("NFKC", text).split())
     for _ in range(MAX_WRAPPERS):
         before = text
@@ -41,6 +48,10 @@ def normalise(text: str) -> str:
         if text == before:
             break
     return unicodedata.normalize("NFKC", text.casefold())
+
+
+# The samples of a group share their ground truth, and often their answer.
+_remembered = functools.lru_cache(2048)(_normalised)
 
 
 def strip_wrappers(text: str) -> str:

@@ -18,7 +18,7 @@ from reward_server.pool import WorkerPool
 from reward_server.scoring.judge import Reply
 from reward_server.verdicts import BAD_GOLD, ERROR, Item
 
-GOOD = [r"\frac{x+1}{2}", r"x^2+1", r"\sqrt{2}+\pi"]
+GOOD = [r"\frac{x+1}{2}", r"x^{n}+1", r"\sqrt{2}+e"]
 BAD = ["x+", r"\frac", "?"]
 
 
@@ -29,7 +29,8 @@ BAD = ["x+", r"\frac", "?"]
         ("math", [r"\frac{3}{2}", "1.5"], True),
         ("math", ["("], False),
         ("math", ["4", "("], False),
-        ("math", ["4", "x+1"], ("4", "x+1")),
+        ("math", ["4", r"\frac{1}{x}"], ("4", r"\frac{1}{x}")),
+        ("math", ["4", "x+1"], True),
         ("math", [" "], False),
         ("math", [], False),
         ("open", ["Rayleigh scattering"], True),

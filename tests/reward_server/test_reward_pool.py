@@ -14,7 +14,7 @@ import pytest
 from reward_helpers import ROOT, item, run_async, wait_until
 
 from reward_server.batch import judge_batch
-from reward_server.pool import WorkerPool
+from reward_server.pool import DEPTH, WorkerPool
 from reward_server.verdicts import CORRECT, ERROR, TIMEOUT
 
 SLOW = r"\prod_{k=1}^{9000} (x+k)"
@@ -61,7 +61,7 @@ def test_the_deadline_is_cpu_time_not_wall_time():
             (pid,) = pool.pids
             os.kill(pid, signal.SIGSTOP)  # a machine so loaded that the worker does not run
             scoring = asyncio.ensure_future(
-                judge_batch([item(answer=r"\pi/2", gold=r"\frac{2\pi}{4}")], "equivalent", pool)
+                judge_batch([item(answer=r"e/2", gold=r"\frac{2e}{4}")], "equivalent", pool)
             )
             await asyncio.sleep(2.0)
             assert not scoring.done()
@@ -72,7 +72,7 @@ def test_the_deadline_is_cpu_time_not_wall_time():
 
 
 def test_a_worker_killed_in_mid_batch_costs_nothing():
-    items = [item(answer=f"{n}x^2+x^2", gold=f"{n + 1}x^2", ident=str(n)) for n in range(40)]
+    items = [root(n) for n in range(40)]
 
     async def run():
         async with new_pool(2, deadline_s=5.0) as pool:
@@ -84,6 +84,37 @@ def test_a_worker_killed_in_mid_batch_costs_nothing():
     verdicts = run_async(run())
     assert [verdict.id for verdict in verdicts] == [one.id for one in items]
     assert {verdict.status for verdict in verdicts} == {CORRECT}
+
+
+def test_questions_that_lay_ready_for_a_worker_are_not_blamed_for_its_end():
+    async def run():
+        async with new_pool(1, deadline_s=5.0) as pool:
+            (pid,) = pool.pids
+            os.kill(pid, signal.SIGSTOP)
+            scoring = asyncio.ensure_future(judge_batch([root(n) for n in range(9)], "equivalent", pool))
+            await asyncio.sleep(0.1)
+            assert pool.waiting == 9 - DEPTH
+            os.kill(pid, signal.SIGKILL)
+            return await scoring, dict(pool.restarts)
+
+    verdicts, restarts = run_async(run())
+    assert {verdict.status for verdict in verdicts} == {CORRECT}
+    assert restarts["died"] == 1
+
+
+def test_whoever_leaves_takes_no_other_question_along():
+    async def run():
+        async with new_pool(1, deadline_s=5.0) as pool:
+            (pid,) = pool.pids
+            os.kill(pid, signal.SIGSTOP)
+            first, second, third = (asyncio.ensure_future(judge_batch([root(n)], "equivalent", pool)) for n in range(3))
+            await asyncio.sleep(0.1)
+            second.cancel()
+            return *(await first), *(await third), dict(pool.restarts)
+
+    *verdicts, restarts = run_async(run())
+    assert {verdict.status for verdict in verdicts} == {CORRECT}
+    assert restarts["abandoned"] == 1 and "died" not in restarts
 
 
 def test_a_worker_that_never_comes_back_is_an_error_not_a_zero():
