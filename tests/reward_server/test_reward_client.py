@@ -79,7 +79,7 @@ def test_one_of_two_servers_dead(server, caplog):
 @pytest.mark.parametrize("others", [0, 1])
 def test_a_server_killed_and_restarted_during_scoring(others, second, caplog):
     port = free_port()
-    items = [item(answer=f"{n}x^2+x^2", gold=f"{n + 1}x^2", ident=str(n)) for n in range(120)]
+    items = [item(answer=f"{n}e^x+e^x", gold=f"{n + 1}e^x", ident=str(n)) for n in range(120)]
     url = f"http://127.0.0.1:{port}"
     with RewardClient([url, second][: 1 + others], chunk=4) as client:
         results = []
