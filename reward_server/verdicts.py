@@ -76,9 +76,9 @@ class Item:
         """
         if not isinstance(obj, dict):
             raise ValueError(f"is {show(obj)}, expected a JSON object")
-        for name in obj:
-            if name not in _FIELDS:
-                raise ValueError(f"{show(name)}: unknown field, allowed are {', '.join(_FIELDS)}")
+        if unknown := obj.keys() - Item.__dataclass_fields__.keys():
+            name = next(name for name in obj if name in unknown)
+            raise ValueError(f"{show(name)}: unknown field, allowed are {', '.join(Item.__dataclass_fields__)}")
         gold = _need(obj, "ground_truth")
         golds = [gold] if isinstance(gold, str) else gold
         if not isinstance(golds, list) or not all(isinstance(text, str) for text in golds):
@@ -184,9 +184,6 @@ def show(value: Any) -> str:
     """`value` as short ASCII JSON, for error messages: safe for any text, NULs and surrogates included."""
     text = json.dumps(value, default=repr)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-_FIELDS = tuple(Item.__dataclass_fields__)
 
 
 def _need(obj: dict[str, Any], name: str) -> Any:

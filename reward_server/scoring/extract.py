@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Collection
 
@@ -101,6 +102,7 @@ def is_cut_off(response: str, finish_reason: str | None) -> bool:
     return finish_reason == "length" and not has_complete_box(response)
 
 
+@functools.lru_cache(1)  # the format, the answer and the status of a response all ask for it
 def _last_box(text: str, start: int) -> str | None:
     found = find_box(text, start)
     if found is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 
 from reward_server.scoring.text import normalise, strip_wrappers
@@ -41,7 +42,7 @@ def is_right(answer: str, gold: str, options: Options | None) -> bool:
 
 def labels(answer: str, options: Options | None) -> frozenset[str] | None:
     """The labels that an answer (or a ground truth) names; None where it names none: see `read`."""
-    size = len(answer) + sum(len(label) + len(text) for label, text in options or ())
+    size = len(answer) + sum(map(len, itertools.chain.from_iterable(options or ())))
     return _remembered(answer, options) if size <= REMEMBERED_CHARS else read(answer, options)[0]
 
 
