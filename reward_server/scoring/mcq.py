@@ -46,7 +46,7 @@ def labels(answer: str, options: Options | None) -> frozenset[str] | None:
     return _remembered(answer, options) if size <= REMEMBERED_CHARS else read(answer, options)[0]
 
 
-@functools.lru_cache(1024)  # the samples of a group share their question, and often their answer
+@functools.lru_cache(256)  # the samples of a group share their question, and often their answer
 def _remembered(answer: str, options: Options | None) -> frozenset[str] | None:
     return read(answer, options)[0]
 

@@ -29,7 +29,7 @@ _FACTOR = re.compile(r"(?:([abchjkmnp-z]|\\pi(?![A-Za-z]))(?:\^(?:(\d)(?!\d)|\{(
 _WORD = re.compile(r"(?<!\\)[A-Za-z]{4}")
 
 
-@functools.lru_cache(1024)  # the samples of a group share their ground truth, and often their answer
+@functools.lru_cache(256)  # the samples of a group share their ground truth, and often their answer
 def normal_form(text: str) -> Terms | None:
     r"""The terms of a cleaned expression, or None where it is more than a sum of terms.
 

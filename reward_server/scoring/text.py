@@ -51,7 +51,7 @@ def _normalised(text: str) -> str:
 
 
 # The samples of a group share their ground truth, and often their answer.
-_remembered = functools.lru_cache(2048)(_normalised)
+_remembered = functools.lru_cache(512)(_normalised)
 
 
 def strip_wrappers(text: str) -> str:
