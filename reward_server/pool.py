@@ -155,7 +155,7 @@ class WorkerPool:
             else:
                 if "exhausted" in reply or reply["grown_mb"] > self.memory_mb / 2:
                     self._kill(place, worker, "memory")
-                elif place.dear:  # its place has long been taken, and its priority cannot be raised again
+                elif place.dear:  # others were sent away from it, and its priority cannot be raised again
                     self._kill(place, worker, "aside")
                 if "exhausted" in reply:
                     if worker.asked == 1:

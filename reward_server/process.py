@@ -21,6 +21,8 @@ START_S = 120.0
 """Wall seconds in which the nursery must import everything."""
 FORK_S = 30.0
 """Wall seconds in which it must fork a worker."""
+GONE_S = 1.0
+"""Wall seconds in which killed workers must be gone."""
 PATIENCE_S = 0.1
 """CPU seconds after which a question counts as dear. Also the first time that anybody looks at its CPU time."""
 POLL_S = 0.02
@@ -80,6 +82,8 @@ class Nursery:
 
     async def close(self) -> None:
         """End it, and with it every worker that is still there."""
+        if self._process is not None:
+            await self._end_workers(self._process.pid)
         if self._control is not None:
             self._control.close()
             self._control = None
@@ -88,6 +92,16 @@ class Nursery:
                 self._process.kill()
             await self._process.wait()
             self._process = None
+
+    async def _end_workers(self, pid: int) -> None:
+        """Wait until they are gone, killed earlier or now: the nursery, which reaps them, must end after them."""
+        until = time.monotonic() + GONE_S
+        with contextlib.suppress(psutil.NoSuchProcess):
+            while (workers := psutil.Process(pid).children()) and time.monotonic() < until:
+                for worker in workers:
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        worker.kill()
+                await asyncio.sleep(0.005)
 
     async def _start(self) -> None:
         await self.close()
@@ -183,10 +197,13 @@ class WorkerProcess:
         except BaseException:
             self.displace()
             raise
-        self._busy = False
+        self._busy = bool(self._next)
         if self._next:
-            self._busy = True
-            self._next.popleft().set_result(None)
+            turn = self._next.popleft()
+            if turn.done():
+                self.displace()  # its asker has left, and is about to end this worker
+            else:
+                turn.set_result(None)
         return reply
 
     def displace(self) -> None:

@@ -165,9 +165,9 @@ def _rule_for_leaves(gold: Leaf, answer: Leaf) -> tuple[str, bool | None]:
     wanted, given = exact(gold.text), exact(answer.text)
     if wanted is not None and given is not None:
         return "fractions", wanted == given
-    if wanted is given is None and (one := normal_form(gold.text)) is not None:
-        other = normal_form(answer.text)
-        if other is not None:
+    if wanted is None and given is None:
+        one, other = normal_form(gold.text), normal_form(answer.text)
+        if one is not None and other is not None:
             return "terms", one == other
     if (based := _based(gold.text)) or _based(answer.text):
         # 52 in base eight is asked for in base eight: neither 52 nor 42 is that answer.
@@ -193,11 +193,10 @@ def is_unevaluated(answer: str) -> bool:
 
 
 def _good(node: Leaf | Relation, leaf_good: LeafGood) -> bool | None:
-    if isinstance(node, Leaf) and any(read(node.text) for read in (_is_name, _based)):
-        return True
-    if isinstance(node, Leaf) and any(read(node.text) is not None for read in (exact, normal_form)):
-        return True
-    return leaf_good(node.text)
+    if not isinstance(node, Leaf):
+        return leaf_good(node.text)
+    is_value = exact(node.text) is not None or normal_form(node.text) is not None
+    return True if is_value or _is_name(node.text) or _based(node.text) else leaf_good(node.text)
 
 
 def _leaves(node: Node) -> Iterable[Leaf | Relation]:

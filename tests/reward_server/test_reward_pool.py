@@ -15,6 +15,7 @@ from reward_helpers import ROOT, item, run_async, wait_until
 
 from reward_server.batch import judge_batch
 from reward_server.pool import DEPTH, WorkerPool
+from reward_server.process import Displaced, WorkerProcess
 from reward_server.verdicts import CORRECT, ERROR, TIMEOUT
 
 SLOW = r"\prod_{k=1}^{9000} (x+k)"
@@ -100,6 +101,27 @@ def test_questions_that_lay_ready_for_a_worker_are_not_blamed_for_its_end():
     verdicts, restarts = run_async(run())
     assert {verdict.status for verdict in verdicts} == {CORRECT}
     assert restarts["died"] == 1
+
+
+def test_whoever_leaves_in_the_moment_of_a_reply_spoils_nothing():
+    async def run():
+        ours, theirs = socket.socketpair()
+        with theirs:
+            reader, writer = await asyncio.open_connection(sock=ours)
+            worker = WorkerProcess(os.getpid(), reader, writer)
+            first, second, third = (
+                asyncio.ensure_future(worker.ask({"n": n}, 5.0, None, lambda: None)) for n in range(3)
+            )
+            await asyncio.sleep(0)
+            reader.feed_data(b'{"value": true, "cpu_s": 0.0}\n')
+            second.cancel()
+            reply = await first
+            left = await asyncio.gather(second, third, return_exceptions=True)
+            writer.close()
+            return reply, [type(one) for one in left]
+
+    reply, left = run_async(run())
+    assert reply["value"] is True and left == [asyncio.CancelledError, Displaced]
 
 
 def test_whoever_leaves_takes_no_other_question_along():
