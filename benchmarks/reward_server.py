@@ -39,9 +39,10 @@ WORKERS = 2
 CLIENTS = 4
 SECONDS = 10.0
 """Longest measurement of a throughput. No item is sent twice: the server would remember its answer."""
-LATENCY_TURNS, RATE_SECONDS, LATENCY_SECONDS = 9, 2.0, 5.0
-"""Measurement of the latencies, in turns: first what the server can do now, then latencies at half of that. A shared
-machine may stand still for 100 ms: one such moment is the p99 of its turn, but not of the median turn."""
+LATENCY_TURNS, RATE_SECONDS, LATENCY_SECONDS = 7, 2.0, 5.0
+"""Measurement of the latencies, in turns: first what the server can do now, then latencies at half of that, batches
+arriving at even intervals (as wrk2 sends them) and at random. A shared machine may stand still for 100 ms: one such
+moment is the p99 of its turn, but not of the median turn."""
 MOST_BATCHES = 1200
 WARM = 40
 """Batches before the measured ones."""
@@ -89,25 +90,28 @@ def throughput(case: str) -> None:
 
 
 def latency() -> None:
-    """Latency of a batch, batches arriving at random at half of what the server can do."""
-    rates, ms = [], []
+    """Latency of a batch, batches arriving at half of what the server can do."""
+    rates: list[float] = []
+    ms: dict[str, list[list[float]]] = {"even": [], "random": []}
     with serving() as port:
         drive(port, reward_mix.batches(4, BATCH, WARM), SECONDS)
         for turn in range(LATENCY_TURNS):
             rates.append(drive(port, reward_mix.batches(100 + turn, BATCH, MOST_BATCHES), RATE_SECONDS))
-            ms.append(sorted(1e3 * one for one in arrivals(port, rates[-1] / 2, turn)))
-    p50s, p99s = ([turn[int(share * len(turn))] for turn in ms] for share in (0.5, 0.99))
-    print(
-        f"## latency\nbatches of {BATCH} at half load ({min(rates) / 2:.0f} to {max(rates) / 2:.0f} verdicts/s), ",
-        end="",
-    )
-    print(f"{sum(map(len, ms))} batches in {LATENCY_TURNS} turns\np50 {statistics.median(p50s):.1f} ms, ", end="")
-    print(f"p99 {statistics.median(p99s):.1f} ms (median of the turns; target 50); p99 of each turn: ", end="")
-    print(*(f"{one:.0f}" for one in p99s), end="\n\n", flush=True)
+            for part, how in enumerate(ms):
+                took = arrivals(port, rates[-1] / 2, 2 * turn + part, how)
+                ms[how].append(sorted(1e3 * one for one in took))
+    half = f"{min(rates) / 2:.0f} to {max(rates) / 2:.0f} verdicts/s"
+    print(f"## latency\nbatches of {BATCH} at half load ({half}), medians of {LATENCY_TURNS} turns")
+    for how, turns in ms.items():
+        p50s, p99s = ([turn[int(share * len(turn))] for turn in turns] for share in (0.5, 0.99))
+        target = " (target 50)" if how == "even" else ""
+        print(f"{how} arrivals, {sum(map(len, turns))} batches: p50 {statistics.median(p50s):.1f} ms, ", end="")
+        print(f"p99 {statistics.median(p99s):.1f} ms{target}; p99 of each turn:", *(f"{one:.0f}" for one in p99s))
+    print(flush=True)
 
 
-def arrivals(port: int, rate: float, seed: int) -> list[float]:
-    """Seconds that each batch took, batches arriving at random at so many verdicts a second."""
+def arrivals(port: int, rate: float, seed: int, how: str) -> list[float]:
+    """Seconds that each batch took, batches arriving at so many verdicts a second, "even" or "random" (Poisson)."""
     draw, gap = random.Random(seed), BATCH / rate
     queue = iter([encode(group) for group in reward_mix.batches(200 + seed, BATCH, int(1.5 * LATENCY_SECONDS / gap))])
     took: list[float] = []
@@ -119,7 +123,7 @@ def arrivals(port: int, rate: float, seed: int) -> list[float]:
         connection = connect(port)
         while True:
             with lock:
-                due[0] += draw.expovariate(1 / gap)
+                due[0] += gap if how == "even" else draw.expovariate(1 / gap)
                 mine, body = due[0], next(queue)
             if mine > end:
                 return

@@ -15,7 +15,7 @@ from reward_server.access import TokenGate
 from reward_server.explaining import routes
 from reward_server.protocols import nemo_gym, openrlhf
 from reward_server.service import Refused, Service
-from reward_server.turns import Turns
+from reward_server.turns import Turn
 from reward_server.verdicts import Item, show
 from reward_server.wire import AsciiJson, ClientGone, read_json, until_gone
 
@@ -89,16 +89,18 @@ def _add_score(app: FastAPI, service: Service) -> None:
     async def score(request: Request) -> Response:
         """Judge a batch: as many verdicts as items, in the same order."""
         body = await read_json(request, service.config.max_body_mb)
-        items, request_id = await read_items(body, service.config.max_items, service.turns)
-        verdicts = await until_gone(request, service.score(items, "v1", request_id))
+        entries, request_id = read_request(body, service.config.max_items)
+        async with service.turns.request(len(entries)) as turn:
+            items = await read_items(entries, turn)
+            verdicts = await until_gone(request, service.score(items, "v1", request_id, turn))
         return AsciiJson({"rules_hash": service.rules_hash, "items": [verdict.to_json() for verdict in verdicts]})
 
 
-async def read_items(body: Any, max_items: int, turns: Turns) -> tuple[Sequence[Item], str | None]:
-    """The items and the request id of a `/v1/score` body.
+def read_request(body: Any, max_items: int) -> tuple[Sequence[Any], str | None]:
+    """The items, not looked at yet, and the request id of a `/v1/score` body.
 
     Raises:
-        Refused: 422 naming the item's index, its field and what is allowed there, 413 for too many.
+        Refused: 422 naming the field and what is allowed there, 413 for too many items.
     """
     if not isinstance(body, dict) or not isinstance(body.get("items"), list):
         raise Refused(422, 'items: expected a JSON object {"items": [...]}')
@@ -109,13 +111,17 @@ async def read_items(body: Any, max_items: int, turns: Turns) -> tuple[Sequence[
         raise Refused(422, f"request_id: {show(request_id)} is not a string of 1 to 200 characters")
     if len(body["items"]) > max_items:
         raise Refused(413, f"items: {len(body['items'])} is above max_items={max_items}; send fewer at a time")
+    return body["items"], request_id
+
+
+async def read_items(entries: Sequence[Any], turn: Turn) -> list[Item]:
+    """The items of a `/v1/score` body. Raises Refused: 422 naming the item's index, its field and what is allowed."""
     items = []
-    async with turns.take(len(body["items"])) as turn:
-        for index, obj in enumerate(body["items"]):
-            if turn.over:
-                await turn.rest()
-            try:
-                items.append(Item.from_json(obj))
-            except ValueError as error:
-                raise Refused(422, f"items[{index}].{error}") from error
-    return items, request_id
+    for index, obj in enumerate(entries):
+        if turn.over:
+            await turn.rest()
+        try:
+            items.append(Item.from_json(obj))
+        except ValueError as error:
+            raise Refused(422, f"items[{index}].{error}") from error
+    return items

@@ -7,21 +7,22 @@ import logging
 from collections.abc import Sequence
 
 from reward_server.scoring.judge import SlowMath, Unsettled, error_verdict, settle
-from reward_server.turns import Turns
+from reward_server.turns import Turn, Turns
 from reward_server.verdicts import Item, Verdict
 
 log = logging.getLogger(__name__)
 
 
-async def judge_batch(items: Sequence[Item], match: str, slow: SlowMath, turns: Turns | None = None) -> list[Verdict]:
+async def judge_batch(items: Sequence[Item], match: str, slow: SlowMath, turn: Turn | None = None) -> list[Verdict]:
     """Verdicts in the order of the items, one each. Items that need no worker are judged while others wait for one.
 
     Args:
-        turns: shared with the requests beside it; None: there are none.
+        turn: in which it computes, and which it ends. None: no other request is beside it.
     """
+    turn = turn or Turns().request(len(items))
     found: list[Verdict | asyncio.Task[Verdict]] = []
     try:
-        async with (turns or Turns()).take(len(items)) as turn:
+        async with turn:
             for item in items:
                 first = _settle(item, match)
                 found.append(asyncio.create_task(_ask(first, slow)) if isinstance(first, Unsettled) else first)

@@ -22,7 +22,7 @@ from reward_server.verdicts import ERROR, TIMEOUT
 
 log = logging.getLogger(__name__)
 
-REMEMBERED = 2_048
+REMEMBERED = 512
 """Questions whose answer is remembered."""
 CRASHES = 5
 """Attempts at a question whose workers die. It may not be the question's fault: workers are killed from outside too."""

@@ -17,7 +17,7 @@ from reward_server.batch import judge_batch
 from reward_server.metrics import Metrics
 from reward_server.pool import WorkerPool
 from reward_server.replies import RepeatedWithOtherItems, Replies
-from reward_server.turns import Turns
+from reward_server.turns import Turn, Turns
 from reward_server.verdicts import Item, Verdict, rules_hash, show
 
 log = logging.getLogger(__name__)
@@ -89,24 +89,31 @@ class Service:
         self.ready = False
         await self.pool.__aexit__(*exception)
 
-    async def score(self, items: Sequence[Item], protocol: str, request_id: str | None = None) -> list[Verdict]:
+    async def score(
+        self, items: Sequence[Item], protocol: str, request_id: str | None = None, turn: Turn | None = None
+    ) -> list[Verdict]:
         """Verdicts in the order of the items, shaped as the configuration says.
 
         Args:
             protocol: who asks, for the counters: "v1", "openrlhf", "nemo_gym", …
             request_id: the caller's name for this request. Asked again, it is not judged or counted again.
+            turn: of this request, ended when its items have been looked at; None: it takes one.
 
         Raises:
             Refused: too many or too long items (413), an item without a field that shaping needs or a request id that
                 was used for other items (422), or a full queue (429).
         """
         started, code = time.perf_counter(), 500
+        turn = turn or self.turns.request(len(items))
         try:
             self._check(items)
             if request_id is None:
-                verdicts = await self._judge(items, protocol)
+                verdicts = await self._judge(items, protocol, turn)
             else:
-                verdicts = await self._replies.once(request_id, items, lambda: self._judge(items, protocol))
+                turn.end()  # who asks again may wait for what another task computes
+                verdicts = await self._replies.once(
+                    request_id, items, lambda: self._judge(items, protocol, turn.again())
+                )
             code = 200
             return verdicts
         except RepeatedWithOtherItems as error:
@@ -127,12 +134,12 @@ class Service:
         """The few numbers that the server's own page shows."""
         return self.metrics.counters()
 
-    async def _judge(self, items: Sequence[Item], protocol: str) -> list[Verdict]:
+    async def _judge(self, items: Sequence[Item], protocol: str, turn: Turn) -> list[Verdict]:
         self._admit(len(items))
         started = time.perf_counter()
         self.queue += len(items)
         try:
-            plain = await judge_batch(items, self.config.match, self.pool, self.turns)
+            plain = await judge_batch(items, self.config.match, self.pool, turn)
         finally:
             self.queue -= len(items)
         if items:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import heapq
 import itertools
 import time
-from collections.abc import AsyncIterator
+from types import TracebackType
 
 SLICE_S = 0.001
 """Seconds of one turn. Math workers wait as long for their next question, a batch a dozen times."""
@@ -27,15 +26,9 @@ class Turns:
         self._waiting: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = itertools.count()
 
-    @contextlib.asynccontextmanager
-    async def take(self, items: int) -> AsyncIterator[Turn]:
-        """Wait for a turn of a request of so many items; inside the block, call `Turn.rest` now and then."""
-        turn = Turn(self, time.perf_counter() + items * PER_ITEM_S)
-        await turn.begin()
-        try:
-            yield turn
-        finally:
-            turn.end()
+    def request(self, items: int) -> Turn:
+        """The turn of a request of so many items that arrives now. `async with` it waits for it and gives it up."""
+        return Turn(self, time.perf_counter() + items * PER_ITEM_S)
 
     async def wait(self, due: float) -> None:
         """Return when it is the turn of who is due then."""
@@ -66,19 +59,36 @@ class Turns:
 
 
 class Turn:
-    """What a request holds while it computes."""
+    """What a request holds while it computes. It may give it up and take it again; it stays due when it was.
+
+    One task at a time holds it: work that may outlive the request takes one of its own (`again`).
+    """
 
     def __init__(self, turns: Turns, due: float):
         self._turns, self._due = turns, due
         self._held, self._began = False, 0.0
 
+    async def __aenter__(self) -> Turn:
+        await self.begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.end()
+
+    def again(self) -> Turn:
+        """Another turn that is due at the same time, not held yet."""
+        return Turn(self._turns, self._due)
+
     async def begin(self) -> None:
-        """Wait for it."""
-        await self._turns.wait(self._due)
-        self._held, self._began = True, time.perf_counter()
+        """Wait for it, unless it is held already."""
+        if not self._held:
+            await self._turns.wait(self._due)
+            self._held, self._began = True, time.perf_counter()
 
     def end(self) -> None:
-        """Give it up."""
+        """Give it up, if it is held."""
         if self._held:
             self._held = False
             self._turns.pass_on()

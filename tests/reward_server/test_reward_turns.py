@@ -13,7 +13,7 @@ def run(*requests, cancelled=()):
     heard = []
 
     async def one(turns, name, items, slices):
-        async with turns.take(items) as turn:
+        async with turns.request(items) as turn:
             for _ in range(slices):
                 heard.append(name)
                 end = time.perf_counter() + 1.1 * SLICE_S
@@ -29,7 +29,7 @@ def run(*requests, cancelled=()):
         for name in cancelled:
             tasks[name].cancel()
         await asyncio.gather(*tasks.values(), return_exceptions=True)
-        async with turns.take(1):
+        async with turns.request(1):
             heard.append("end")
         return [task.exception() for name, task in tasks.items() if name not in cancelled]
 
@@ -72,7 +72,7 @@ def test_sockets_are_served_between_two_slices():
                 await asyncio.sleep(0)
 
         serving = asyncio.create_task(serve())
-        async with turns.take(10) as turn:
+        async with turns.request(10) as turn:
             for _ in range(10):
                 before = len(served)
                 await turn.rest()
