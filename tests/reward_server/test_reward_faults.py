@@ -31,7 +31,8 @@ def kill_a_worker(server, draw):
     """Kill one worker of a server, now and then the process that workers come from."""
     try:
         (nursery,) = psutil.Process(server).children()
-        victims = nursery.children() if draw.random() < 0.9 else [nursery]
+        workers = nursery.children()
+        victims = [nursery] if workers and draw.random() < 0.1 else workers
         os.kill(draw.choice(victims).pid, signal.SIGKILL)
         return 1
     except (psutil.NoSuchProcess, ProcessLookupError, IndexError, ValueError):
