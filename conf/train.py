@@ -7,6 +7,8 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from conf.actor import ActorConfig, OptimizerConfig
+from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.blend import BlendConfig
 from conf.reward import RewardConfig
 
@@ -36,38 +38,6 @@ class WarmStartConfig:
 
 
 @dataclass
-class AlgorithmConfig:
-    """GRPO as the paper states it (section 3, Eq. 1)."""
-
-    name: str = "grpo"
-    """grpo."""
-    kl: float = 0.001
-    """Coefficient of the k3 KL to the reference policy, in the loss. [reported]"""
-    clip: float = 0.2
-    """Ratio clip: 1 - clip to 1 + clip. The paper does not state it; it never binds at updates_per_rollout=1. [ours]"""
-    unbiased_std: bool = True
-    """Divide by n - 1 in the group's standard deviation, as verl does. [ours]"""
-    advantage_epsilon: float = 1e-6
-    """Added to the group's standard deviation. [ours]"""
-
-
-@dataclass
-class ActorConfig:
-    """The Megatron engine."""
-
-    name: str = "megatron"
-    """megatron."""
-    tensor_parallel: int = 1
-    """Ranks that share every layer's weights."""
-    pipeline_parallel: int = 1
-    """Ranks that share the stack of layers."""
-    data_parallel: int | None = None
-    """Ranks that share the batch. null: 1, or whatever an outside launcher (srun) leaves over."""
-    threads: int | None = None
-    """CPU threads of each rank; null divides this machine's cores among the local ranks."""
-
-
-@dataclass
 class RolloutConfig:
     """The local engine: transformers with a KV cache, in the actor's processes."""
 
@@ -75,24 +45,6 @@ class RolloutConfig:
     """local."""
     batch_size: int = 512
     """Samples that one rank generates side by side."""
-
-
-@dataclass
-class OptimizerConfig:
-    """Adam with decoupled weight decay."""
-
-    lr: float = 1e-6
-    """Learning rate, constant after the warm-up. [reported]"""
-    warmup_steps: int = 0
-    """Optimizer steps of linear warm-up. [ours]"""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    """Adam's betas. [ours]"""
-    epsilon: float = 1e-8
-    """Adam's epsilon. [ours]"""
-    weight_decay: float = 0.0
-    """Decoupled weight decay. [ours]"""
-    clip_grad: float = 1.0
-    """Global gradient norm limit. [ours]"""
 
 
 @dataclass
@@ -169,6 +121,7 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)
+    critic: CriticConfig = field(default_factory=CriticConfig)
     actor: ActorConfig = field(default_factory=ActorConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     rollout: RolloutConfig = field(default_factory=RolloutConfig)

@@ -34,8 +34,11 @@ COMMANDS = {
         "score boxed answers over HTTP",
         explain="reward_server.explaining.command",
     ),
-    "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO; starts its own workers and reward server"),
+    "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO or PPO; starts its own workers and reward server"),
     "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "greedy accuracy of a checkpoint on a pool"),
+    "convert": Command(
+        "conf.convert:ConvertConfig", "recipes.convert", "weights: a run's checkpoint ↔ Hugging Face ↔ megatron-core"
+    ),
     "rescore": Command("conf.reward:RescoreConfig", "recipes.rescore", "score a run's dumped rollouts again, offline"),
     "report": Command("conf.report:ReportConfig", "recipes.report", "one self-contained HTML page from a run"),
     "doctor": Command("conf.report:DoctorConfig", "recipes.doctor", "what of torch, CUDA, TE, NeMo, SLURM is here"),

@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from conf.actor import OptimizerConfig
 from conf.compose import from_yaml
 from conf.evaluate import EvalConfig
 from conf.reward import RewardConfig
-from conf.train import OptimizerConfig, TrainConfig
+from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_dir, write_json
 from recipes.launch import reward_client, reward_servers, rules_facts

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from crossthink.errors import ConfigError, UserError
+from recipes.families import read_shape
+from recipes.manifest import MANIFEST, verify_manifest
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+MEGATRON_FORMAT = "crossthink-megatron-weights"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json")
 
 
@@ -56,6 +59,16 @@ def weight_files(folder: Path) -> dict[str, str]:
     return weight_map
 
 
+def is_megatron_folder(folder: Path) -> bool:
+    """Whether `crossthink convert to=megatron` wrote the folder."""
+    return (folder / MANIFEST).is_file() and read_object(folder / MANIFEST).get("format") == MEGATRON_FORMAT
+
+
+def weights_key(folder: Path) -> Path:
+    """The file whose content changes with the weights: the safetensors, their index, or a manifest of checksums."""
+    return folder / next((name for name in (INDEX, SINGLE) if (folder / name).is_file()), MANIFEST)
+
+
 def check_model_folder(folder: Path, tensor: int, pipeline: int) -> None:
     """Refuse a folder without tokenizer or weights, or whose shape does not fit the parallel sizes.
 
@@ -64,7 +77,9 @@ def check_model_folder(folder: Path, tensor: int, pipeline: int) -> None:
     """
     check_shape(read_model_config(folder), tensor, pipeline, str(folder))
     check_tokenizer_files(folder)
-    if not (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
+    if is_megatron_folder(folder):
+        verify_manifest(folder, "Convert the model again.")
+    elif not (folder / INDEX).is_file() and not (folder / SINGLE).is_file():
         raise UserError(
             f"{folder} holds neither {SINGLE} nor {INDEX}. Weights are read from safetensors only; convert others "
             "with transformers' save_pretrained."
@@ -93,25 +108,24 @@ def check_shape(config: Mapping[str, Any], tensor: int, pipeline: int, where: st
         where: what messages call the model.
 
     Raises:
-        ConfigError: another architecture than Qwen2, a missing key, or heads, key-value heads, MLP columns or layers
-            that do not divide.
+        ConfigError: an unknown architecture or feature (see `recipes.families.read_shape`), heads, key-value heads or
+            MLP columns that do not divide among tensor-parallel ranks, or more pipeline stages than layers.
     """
-    if config.get("model_type") != "qwen2":
-        raise ConfigError(
-            f"{where}: model_type is '{config.get('model_type')}'; actor=megatron knows qwen2 (Qwen2, Qwen2.5)."
-        )
-    for key, size, what, name in (
-        ("actor.tensor_parallel", tensor, "attention heads", "num_attention_heads"),
-        ("actor.tensor_parallel", tensor, "key-value heads", "num_key_value_heads"),
-        ("actor.tensor_parallel", tensor, "MLP columns", "intermediate_size"),
-        ("actor.pipeline_parallel", pipeline, "layers", "num_hidden_layers"),
+    shape = read_shape(config, where)
+    for count, what in (
+        (shape.heads, "attention heads"),
+        (shape.kv_heads, "key-value heads"),
+        (shape.mlp, "MLP columns"),
     ):
-        count = config.get(name)
-        if not isinstance(count, int) or count < 1:
-            raise ConfigError(f"{where}: config.json states {name}={count}; a whole number of at least 1 is needed.")
-        if count % size:
+        if count % tensor:
             divisors = [n for n in range(1, count + 1) if count % n == 0 and n <= 64]
             raise ConfigError(
-                f"{key}={size} does not divide the {count} {what} of {where} ({count} = {count // size} × {size} "
-                f"+ {count % size}). Divisors of {count}: {', '.join(map(str, divisors))}."
+                f"actor.tensor_parallel={tensor} does not divide the {count} {what} of {where} ({count} = "
+                f"{count // tensor} × {tensor} + {count % tensor}). Divisors of {count}: "
+                f"{', '.join(map(str, divisors))}."
             )
+    if pipeline > shape.layers:
+        raise ConfigError(
+            f"actor.pipeline_parallel={pipeline} is more than the {shape.layers} layers of {where}: each stage needs a "
+            f"layer of its own. Allowed: 1 to {shape.layers}."
+        )

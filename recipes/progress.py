@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from conf.train import TrainConfig
 
-PHASES = ("rollout", "reward", "log_probs", "train", "refit")
+PHASES = ("rollout", "reward", "log_probs", "values", "train", "refit")
 
 
 class RunProgress:
@@ -33,7 +33,8 @@ class RunProgress:
 
     def step(self, metrics: dict[str, Any]) -> None:
         """Show one finished step."""
-        phases = " ".join(f"{name} {metrics['seconds'].get(name, 0.0):.1f}" for name in PHASES)
+        seconds = metrics["seconds"]
+        phases = " ".join(f"{name} {seconds[name]:.1f}" for name in PHASES if name in seconds)
         text = (
             f"reward {metrics['reward']:.3f}  accuracy {metrics['accuracy']:.3f}  format {metrics['format']:.3f}  "
             f"tokens {metrics['response_tokens']:.0f}  [{metrics['seconds']['total']:.1f} s: {phases}]"

@@ -71,15 +71,31 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
         micro_batch_tokens=config.micro_batch_tokens,
         seed=config.seed,
         with_reference=config.algorithm.kl > 0,
+        settings=config.actor,
     )
-    start = 0
+    critic = None
+    if config.algorithm.name == "ppo":
+        from recipes.actors.megatron.critic import MegatronCritic
+
+        critic = MegatronCritic(
+            folder,
+            mesh,
+            replace(config.optimizer, lr=config.critic.lr, clip_grad=config.critic.clip_grad),
+            pad_id=actor.pad_id,
+            micro_batch_tokens=config.micro_batch_tokens,
+            seed=config.seed,
+            settings=config.actor,
+        )
+    start = skipped = 0
     checkpoint = checkpoints.latest(out)
     if checkpoint:
         checkpoint.verify()
         state = checkpoint.trainer_state()
         actor.load(checkpoint.folder)
+        if critic:
+            critic.load(checkpoint.folder)
         prompts.load_state_dict(state["prompts"])
-        start = state["step"]
+        start, skipped = state["step"], state.get("skipped", 0)
     first = mesh.rank == 0
     parts = Parts(
         actor=actor,
@@ -99,11 +115,12 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
         records=Records(out, start) if first else None,
         progress=RunProgress(config, start) if first else None,
         evaluate=None,
+        critic=critic,
     )
     if config.eval.every:
         parts = replace(parts, evaluate=_evaluator(config, parts))
     try:
-        train(config, parts, start)
+        train(config, parts, start, skipped)
     finally:
         for part in (parts.progress, parts.records, parts.client):
             if part:

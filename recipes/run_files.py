@@ -8,6 +8,7 @@ from typing import Any
 
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts"
+BAD_BATCHES = "bad_batches"  # samples of optimizer steps that were skipped
 EVALUATIONS = "evaluations.jsonl"
 TENSORBOARD = "tensorboard"
 REPORT_JSON = "report.json"
@@ -15,9 +16,9 @@ EVAL_BASE, EVAL_FINAL = "eval/base", "eval/final"  # the demo's evaluations befo
 SUMMARY, SAMPLES = "summary.json", "samples.jsonl"  # the two files of an evaluation
 
 
-def rollout_file(out: Path, step: int) -> Path:
+def rollout_file(out: Path, step: int, folder: str = ROLLOUTS) -> Path:
     """Where the samples of a step are."""
-    return out / ROLLOUTS / f"step_{step:06d}.jsonl"
+    return out / folder / f"step_{step:06d}.jsonl"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -25,10 +25,12 @@ BASE = "base"  # under out: the tiny model after its warm start
 DEMO_SOURCES = "demo/sources"
 DEMO_POOL = "demo/pool"
 DEMO_HELD_OUT = "demo/held_out"
-# What a resumed run may change: where it runs, how it is cut into pieces, how often it writes, how far it goes.
+# What a resumed run may change: where it runs, how it is cut into pieces, how often it writes, how far it goes and
+# when it gives up.
 MAY_CHANGE = (
     "resume", "steps", "actor", "rollout.batch_size", "micro_batch_tokens", "checkpoint", "eval.every",
-    "reward.url", "reward.workers", "reward.deadline_s", "reward.outage_limit_s", "reward.max_invalid", "reward.token",
+    "optimizer.max_skipped", "reward.url", "reward.workers", "reward.deadline_s", "reward.outage_limit_s",
+    "reward.max_invalid", "reward.token",
 )  # fmt: skip
 
 

@@ -14,7 +14,9 @@ from crossthink.files import sha256_file
 from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
 from recipes import launch, prepare
-from recipes.model_folder import INDEX, SINGLE, check_model_folder
+from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
+from recipes.checks import check_algorithm
+from recipes.model_folder import check_model_folder, read_model_config, weights_key
 from recipes.run_folder import (
     claim,
     locked,
@@ -80,10 +82,10 @@ def check(config: TrainConfig) -> None:
         ConfigError: see above.
     """
     _check_numbers(config)
+    check_algorithm(config)
     _check_shaping(config)
     for key, value, allowed in (
         ("model.name", config.model.name, ("tiny", "folder")),
-        ("algorithm", config.algorithm.name, ("grpo",)),
         ("actor", config.actor.name, ("megatron",)),
         ("rollout", config.rollout.name, ("local",)),
         ("reward.match", config.reward.match, ("equivalent", "exact")),
@@ -96,6 +98,11 @@ def check(config: TrainConfig) -> None:
             f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
             f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
         )
+    check_settings(config.actor)
+    check_batch(
+        config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout,
+        world_size(config) // (config.actor.tensor_parallel * config.actor.pipeline_parallel),
+    )
     world, outside = world_size(config), int(os.environ.get("WORLD_SIZE", "1"))
     if "WORLD_SIZE" in os.environ and world != outside:
         tensor, pipeline = config.actor.tensor_parallel, config.actor.pipeline_parallel
@@ -111,6 +118,7 @@ def check(config: TrainConfig) -> None:
         if config.data is None:
             raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
         check_model_folder(model_folder(config), config.actor.tensor_parallel, config.actor.pipeline_parallel)
+        check_layers(config.actor, read_model_config(model_folder(config)))
     if config.data is not None and not Path(config.data).is_dir():
         raise ConfigError(
             f"data={config.data} does not exist. Make a pool with `crossthink prep out={config.data} ...`."
@@ -170,8 +178,6 @@ def _check_numbers(config: TrainConfig) -> None:
     for key, value, low, high in (
         ("sampling.temperature", config.sampling.temperature, 0.01, 100.0),
         ("sampling.top_p", config.sampling.top_p, 0.01, 1.0),
-        ("algorithm.kl", config.algorithm.kl, 0.0, 100.0),
-        ("algorithm.clip", config.algorithm.clip, 0.0, 1.0),
         ("optimizer.lr", config.optimizer.lr, 0.0, 1.0),
         ("reward.max_invalid", config.reward.max_invalid, 0.0, 1.0),
         ("reward.deadline_s", config.reward.deadline_s, 0.1, 86400.0),
@@ -255,5 +261,4 @@ def _rules(config: TrainConfig, urls: list[str]) -> dict[str, Any]:
 
 
 def _model_hash(config: TrainConfig) -> str:
-    folder = model_folder(config)
-    return sha256_file(folder / (INDEX if (folder / INDEX).is_file() else SINGLE))
+    return sha256_file(weights_key(model_folder(config)))

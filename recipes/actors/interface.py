@@ -9,6 +9,7 @@ tokens 0..j, so a sequence of n tokens has n - 1 positions.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -49,17 +50,25 @@ class MicroBatch:
     per_token_bt: Mapping[str, Tensor]
 
 
-# (log_probs_bt with gradient, micro-batch) -> (loss, named sums to add up over micro-batches and ranks).
-# The loss is this micro-batch's part of the global loss: weights that normalise it stand in per_token.
+# (log_probs_bt, or a critic's values_bt, with gradient; micro-batch) -> (loss, named sums to add up over micro-batches
+# and ranks). The loss is this micro-batch's part of the global loss: weights that normalise it stand in per_token.
 LossFunction = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """One optimizer step: the gradient norm before clipping, and the loss function's sums over the global batch."""
+    """One optimizer step: the gradient norm before clipping, and the loss function's sums over the global batch.
+
+    `sums` holds the loss itself as `loss`.
+    """
 
     grad_norm: float
     sums: dict[str, float]
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether loss and gradient were finite. Where they were not, the engine has left its weights as they were."""
+        return math.isfinite(self.grad_norm) and math.isfinite(self.sums["loss"])
 
 
 class Actor(Protocol):
@@ -73,7 +82,18 @@ class Actor(Protocol):
         ...
 
     def train_step(self, samples: Sequence[TokenizedSample], loss: LossFunction, lr: float) -> StepResult:
-        """One optimizer step on the global batch, whatever the split into micro-batches and ranks."""
+        """One optimizer step on the global batch, whatever the split into micro-batches and ranks.
+
+        Where loss or gradient is not finite, weights and optimizer stay as they were, on every rank alike.
+        """
+        ...
+
+    def offload(self) -> None:
+        """Leave the device to the rollout engine as far as `actor.offload` says, until `onload`."""
+        ...
+
+    def onload(self) -> None:
+        """Come back, bit for bit."""
         ...
 
     def weights(self) -> Iterator[tuple[str, Tensor]]:
@@ -82,6 +102,37 @@ class Actor(Protocol):
 
     def save(self, folder: Path) -> None:
         """Write weights, optimizer and RNG of every rank into an existing folder."""
+        ...
+
+    def load(self, folder: Path) -> None:
+        """Read what `save` wrote, at these or other parallel sizes."""
+        ...
+
+
+class Critic(Protocol):
+    """The value model of PPO. All methods are collective: every rank calls them with equal arguments."""
+
+    def values(self, samples: Sequence[TokenizedSample]) -> list[Tensor]:
+        """float32 [response tokens] of each sample, on every rank: the value before each response token is drawn.
+
+        In a micro-batch it stands at the position that predicts the token, as the token's log-prob does.
+        """
+        ...
+
+    def train_step(self, samples: Sequence[TokenizedSample], loss: LossFunction, lr: float) -> StepResult:
+        """As `Actor.train_step`; the loss function gets values_bt in place of log_probs_bt."""
+        ...
+
+    def offload(self) -> None:
+        """As `Actor.offload`."""
+        ...
+
+    def onload(self) -> None:
+        """As `Actor.onload`."""
+        ...
+
+    def save(self, folder: Path) -> None:
+        """Write weights and optimizer into an existing folder, beside the actor's files."""
         ...
 
     def load(self, folder: Path) -> None:

@@ -16,6 +16,7 @@ PHASES = {
     "rollout": "drawing answers from the policy",
     "reward": "waiting for the reward server's verdicts",
     "log_probs": "log-probabilities of the reference (and old) policy",
+    "values": "values of PPO's critic",
     "train": "forward, backward and optimizer step",
     "refit": "handing the new weights to the rollout engine",
 }

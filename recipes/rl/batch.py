@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from conf.train import AlgorithmConfig
 from data_prep.rows import PoolRow
 from recipes.actors.interface import TokenizedSample
-from recipes.rl.advantages import group_advantages, zero_variance_groups
-from recipes.rl.losses import sequence_mean_weights
-from recipes.rollout.interface import Response
+from recipes.rl.advantages import useful_groups
+from recipes.rollout.interface import FINISH_LENGTH, Response
 from reward_server.verdicts import Verdict
 
 
@@ -36,6 +34,11 @@ class Sample:
     response: Response
     text: str
     verdict: Verdict
+
+    @property
+    def truncated(self) -> bool:
+        """Whether the response was cut off at the length limit."""
+        return self.response.finish_reason == FINISH_LENGTH
 
     def to_json(self, step: int) -> dict[str, Any]:
         """The line of `rollouts/step_NNNNNN.jsonl`."""
@@ -103,34 +106,15 @@ class RolloutBatch:
             "accuracy": sum(s.verdict.accuracy or 0 for s in valid) / count,
             "format": sum(s.verdict.format for s in valid) / count,
             "response_tokens": sum(lengths) / len(lengths),
-            "truncated": sum(s.response.finish_reason == "length" for s in self.samples) / len(lengths),
-            "zero_variance_groups": zero_variance_groups(self.rewards_pg, self.valid_pg),
+            "truncated": sum(s.truncated for s in self.samples) / len(lengths),
+            "zero_variance_groups": int((~useful_groups(self.rewards_pg, self.valid_pg)).sum()),
             "invalid": 1 - len(valid) / len(self.samples),
         }
 
 
-def training_samples(
-    batch: RolloutBatch, tokenized: Sequence[TokenizedSample], algorithm: AlgorithmConfig
-) -> list[TokenizedSample]:
-    """Add advantages and loss weights, counted over `batch`, which is one optimizer step.
-
-    Samples without a valid verdict, and groups with fewer than two, have weight 0: they leave loss and KL.
-    """
-    valid_pg = batch.valid_pg
-    advantages = group_advantages(
-        batch.rewards_pg, valid_pg, unbiased=algorithm.unbiased_std, epsilon=algorithm.advantage_epsilon
-    ).flatten()
-    counted = (valid_pg & (valid_pg.sum(dim=1, keepdim=True) >= 2)).flatten().tolist()
-    weights = sequence_mean_weights([s.response_length for s in tokenized], counted)
+def with_per_token(samples: Sequence[TokenizedSample], **values: Sequence[Tensor]) -> list[TokenizedSample]:
+    """The samples with more per-token tensors: of each name one float tensor [response tokens] a sample."""
     return [
-        TokenizedSample(
-            sample.token_ids,
-            sample.prompt_length,
-            {
-                **sample.per_token,
-                "advantages": torch.full((sample.response_length,), float(advantage)),
-                "weights": torch.full((sample.response_length,), weight),
-            },
-        )
-        for sample, advantage, weight in zip(tokenized, advantages, weights, strict=True)
+        replace(sample, per_token={**sample.per_token, **dict(zip(values, mine, strict=True))})
+        for sample, *mine in zip(samples, *values.values(), strict=True)
     ]

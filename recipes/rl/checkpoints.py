@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch.distributed as dist
 
 from crossthink.errors import UserError
-from crossthink.files import atomic_file, commit_dir, names_full_disk, sha256_file, write_json
-from recipes.actors.interface import Actor
+from crossthink.files import atomic_file, commit_dir, names_full_disk, write_json
+from recipes.manifest import verify_manifest, write_manifest
 from recipes.rl.spmd import any_rank, is_first_rank
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
-MANIFEST = "manifest.json"
 TRAINER = "trainer.json"
 
 
@@ -46,26 +44,7 @@ class Checkpoint:
         Raises:
             UserError: a file is missing, changed or somebody else's.
         """
-        manifest = self.folder / MANIFEST
-        if not manifest.is_file():
-            raise UserError(f"{self.folder} has no {MANIFEST}: it is not a checkpoint of this program.")
-        if hasattr(os, "getuid") and manifest.stat().st_uid not in (os.getuid(), 0):
-            raise UserError(
-                f"{self.folder} belongs to another user. Copy it if you trust it; checkpoints hold pickles."
-            )
-        try:
-            files = json.loads(manifest.read_bytes())["files"].items()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{manifest} was changed since it was saved. Remove {self.folder} to resume from an earlier one."
-            ) from error
-        for name, digest in files:
-            path = self.folder / name
-            if not path.is_file() or sha256_file(path) != digest:
-                state = "was changed" if path.is_file() else "is missing"
-                raise UserError(
-                    f"{path} {state} since it was saved. Remove {self.folder} to resume from an earlier one."
-                )
+        verify_manifest(self.folder, f"Remove {self.folder} to resume from an earlier one.")
 
 
 def latest(out: Path) -> Checkpoint | None:
@@ -83,7 +62,13 @@ def latest(out: Path) -> Checkpoint | None:
     return Checkpoint(folder)
 
 
-def save(out: Path, step: int, actor: Actor, trainer_state: dict[str, Any], keep: int) -> Checkpoint:
+class Saves(Protocol):
+    """The engines of a run: what a checkpoint is made from."""
+
+    def save(self, folder: Path) -> None: ...
+
+
+def save(out: Path, step: int, engines: Saves, trainer_state: dict[str, Any], keep: int) -> Checkpoint:
     """Save a checkpoint, atomically; then move `latest` and remove all but the `keep` last. Collective.
 
     Raises:
@@ -99,11 +84,10 @@ def save(out: Path, step: int, actor: Actor, trainer_state: dict[str, Any], keep
     dist.barrier()
     try:
         with names_full_disk(target):
-            actor.save(aside)
+            engines.save(aside)
         if is_first_rank():
             write_json(aside / TRAINER, trainer_state)
-            files = {str(p.relative_to(aside)): sha256_file(p) for p in sorted(aside.rglob("*")) if p.is_file()}
-            write_json(aside / MANIFEST, {"format": "crossthink-checkpoint", "step": step, "files": files})
+            write_manifest(aside, {"format": "crossthink-checkpoint", "step": step})
             shutil.rmtree(target, ignore_errors=True)  # left by an attempt that was cut off before `latest` moved
             with names_full_disk(target):
                 commit_dir(aside, target)

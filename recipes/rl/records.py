@@ -7,15 +7,15 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
 from crossthink.files import atomic_file, names_full_disk
-from recipes.rl.batch import RolloutBatch
-from recipes.run_files import EVALUATIONS, METRICS, ROLLOUTS, TENSORBOARD, read_lines, rollout_file
+from recipes.rl.batch import RolloutBatch, Sample
+from recipes.run_files import BAD_BATCHES, EVALUATIONS, METRICS, ROLLOUTS, TENSORBOARD, read_lines, rollout_file
 
 
 class PhaseClock:
@@ -48,19 +48,24 @@ class Records:
             (out / ROLLOUTS).mkdir(parents=True, exist_ok=True)
             for name in (METRICS, EVALUATIONS):
                 _cut_after(out / name, step)
-            for path in (out / ROLLOUTS).glob("step_*.jsonl"):
-                if int(re.sub(r"\D", "", path.stem)) > step:
-                    path.unlink()
+            for folder in (ROLLOUTS, BAD_BATCHES):
+                for path in (out / folder).glob("step_*.jsonl"):
+                    if int(re.sub(r"\D", "", path.stem)) > step:
+                        path.unlink()
             self.tensorboard = SummaryWriter(str(out / TENSORBOARD), purge_step=step + 1)
 
     def step(self, metrics: dict[str, Any], batch: RolloutBatch) -> None:
         """Write one step: the rollout dump first, so that every line of metrics.jsonl has one."""
         step = metrics["step"]
-        with atomic_file(rollout_file(self.out, step)) as handle:
-            for sample in batch.samples:
-                handle.write(json.dumps(sample.to_json(step), ensure_ascii=False) + "\n")
+        _write_samples(rollout_file(self.out, step), step, batch.samples)
         _append(self.out / METRICS, metrics)
         self._scalars("train", metrics, step)
+
+    def bad_batch(self, step: int, samples: Sequence[Sample]) -> None:
+        """Write the samples of a step's skipped optimizer steps, as the rollout dump has them."""
+        path = rollout_file(self.out, step, BAD_BATCHES)
+        path.parent.mkdir(exist_ok=True)
+        _write_samples(path, step, samples)
 
     def evaluation(self, summary: dict[str, Any]) -> None:
         """Write one evaluation inside a run."""
@@ -79,6 +84,12 @@ class Records:
         """Flush and close."""
         with names_full_disk(self.out / TENSORBOARD):
             self.tensorboard.close()
+
+
+def _write_samples(path: Path, step: int, samples: Sequence[Sample]) -> None:
+    with atomic_file(path) as handle:
+        for sample in samples:
+            handle.write(json.dumps(sample.to_json(step), ensure_ascii=False) + "\n")
 
 
 def _append(path: Path, value: dict[str, Any]) -> None:

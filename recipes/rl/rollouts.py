@@ -27,11 +27,16 @@ class InvalidVerdictsError(UserError):
 
 
 def generate(
-    engine: RolloutEngine, prompts: Sequence[Prompt], group: int, params: SamplingParams
+    engine: RolloutEngine, prompts: Sequence[Prompt], group: int, params: SamplingParams, first: int = 0
 ) -> list[list[Response]]:
-    """`group` responses to each prompt, on every rank. Collective: prompts are dealt out to the ranks."""
+    """`group` responses to each prompt, on every rank. Collective: prompts are dealt out to the ranks.
+
+    `first` is the number of the first prompt within the step: no two prompts of a step share their random numbers.
+    """
     world, rank = dist.get_world_size(), dist.get_rank()
-    requests = [Request(prompts[p].token_ids, p, g) for p in range(rank, len(prompts), world) for g in range(group)]
+    requests = [
+        Request(prompts[p].token_ids, first + p, g) for p in range(rank, len(prompts), world) for g in range(group)
+    ]
     mine = engine.generate(requests, params) if requests else []
     shares = gather_json([asdict(response) for response in mine])
     found: list[list[Response]] = []
@@ -97,10 +102,11 @@ def rollout(
     params: SamplingParams,
     think_prefilled: bool,
     clock: object,
+    first: int = 0,
 ) -> RolloutBatch:
-    """Generate and judge. `clock` is the loop's phase clock."""
+    """Generate and judge. `clock` is the loop's phase clock, `first` the first prompt's number within the step."""
     with clock.phase("rollout"):
-        responses = generate(engine, prompts, group, params)
+        responses = generate(engine, prompts, group, params, first)
         texts = [[decode(tokenizer, r.token_ids) for r in one] for one in responses]
     with clock.phase("reward"):
         verdicts = judge(client, prompts, responses, texts, think_prefilled)

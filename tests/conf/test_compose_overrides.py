@@ -6,6 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conf.actor import ActorConfig, OptimizerConfig
+from conf.algorithm import AlgorithmConfig
 from conf.blend import BlendConfig
 from conf.compose import groups, keys, options, resolve
 from conf.evaluate import EvalConfig
@@ -13,12 +15,9 @@ from conf.prep import PrepConfig, SourceConfig
 from conf.report import DoctorConfig, ReportConfig
 from conf.reward import RewardConfig, ServeRewardConfig
 from conf.train import (
-    ActorConfig,
-    AlgorithmConfig,
     CheckpointConfig,
     DemoConfig,
     EvalDuringConfig,
-    OptimizerConfig,
     RolloutConfig,
     SamplingConfig,
     TrainConfig,

@@ -83,7 +83,7 @@ CASES = {
         train("actor.tensor_parallel=3"), ("actor.tensor_parallel=3", "4 attention heads", "1, 2, 4")
     ),
     "pipeline parallel over layers": Case(
-        train("actor.pipeline_parallel=3"), ("actor.pipeline_parallel=3", "4 layers", "1, 2, 4")
+        train("actor.pipeline_parallel=5"), ("actor.pipeline_parallel=5", "4 layers", "1 to 4")
     ),
     "blend source without rows": Case(
         train("blend.weights={mmlu_train:1,physics:1}"), ("physics", "no rows", "mmlu_train"), EXIT_FAILED

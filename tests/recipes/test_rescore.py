@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from conf.blend import BlendConfig
 from conf.compose import to_yaml
 from conf.reward import RescoreConfig, ShapingConfig
-from conf.train import BlendConfig, ModelConfig, TrainConfig
+from conf.train import ModelConfig, TrainConfig
 from crossthink.errors import ConfigError, UserError
 from data_prep.rows import PoolRow
 from recipes import rescore

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from conf.train import BlendConfig, ModelConfig, TrainConfig
+from conf.blend import BlendConfig
+from conf.train import ModelConfig, TrainConfig
 from crossthink.errors import EXIT_USAGE, ConfigError, UserError
 from recipes.run_folder import (
     claim,

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from pool_helpers import write_pool
 
+from conf.blend import BlendConfig
 from conf.reward import RewardConfig, ShapingConfig
-from conf.train import BlendConfig, ModelConfig, TrainConfig
+from conf.train import ModelConfig, TrainConfig
 from crossthink.errors import ConfigError, UserError
 from data_prep.rows import PoolRow
 from recipes import train

@@ -1,16 +1,27 @@
-"""Hugging Face folders: tensors by name from one file or many, and written back."""
+"""Hugging Face folders: tensors by name from one file or many, and written back piece by piece."""
 
 import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from tiny_helpers import small_tokenizer, write_small_model
 from transformers import AutoModelForCausalLM
 
 from crossthink.errors import UserError
 from recipes.tokenizer import load_tokenizer
-from recipes.weights import SafetensorsFolder, save_hf_folder
+from recipes.weights import (
+    DTYPES,
+    SafetensorsFolder,
+    SafetensorsWriter,
+    TensorPlan,
+    file_name,
+    plan_files,
+    write_companions,
+    write_index,
+)
 
 TENSORS = {f"t{n}": torch.arange(6.0).view(2, 3) + n for n in range(5)}
 
@@ -76,26 +87,82 @@ def test_an_index_that_names_the_wrong_shard(sharded):
         SafetensorsFolder(sharded).read("t4")
 
 
-def test_a_written_folder_is_a_model_folder(tmp_path):
-    """transformers loads it, weights and tokenizer are the same, and nothing of the source is shared."""
+def plans(tensors):
+    return [TensorPlan(name, tuple(value.shape), value.dtype) for name, value in tensors.items()]
+
+
+@given(
+    sizes=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=3), min_size=1, max_size=6),
+    cut=st.integers(1, 3),
+    dtype=st.sampled_from(list(DTYPES.values())),
+)
+@settings(max_examples=50, deadline=None)
+def test_what_is_written_in_pieces_is_read_whole(tmp_path_factory, sizes, cut, dtype):
+    """safetensors reads back what the writer wrote, empty tensors and strided ones included."""
+    tensors = {f"t{n}": torch.randn(*shape).to(dtype) for n, shape in enumerate(sizes)}
+    path = tmp_path_factory.mktemp("pieces") / "model.safetensors"
+    with SafetensorsWriter(path, plans(tensors)) as writer:
+        for value in tensors.values():
+            for piece in value.split(cut) if len(value) else ():
+                writer.write(piece.mT.contiguous().mT if piece.ndim > 1 else piece)
+    found = load_file(path)
+    assert all(torch.equal(found[name], value) and found[name].dtype == dtype for name, value in tensors.items())
+
+
+def test_a_tensor_that_was_forgotten_is_noticed(tmp_path):
+    with (
+        pytest.raises(AssertionError, match="24 bytes"),
+        SafetensorsWriter(tmp_path / "x", plans({"a": torch.ones(6)})),
+    ):
+        pass
+
+
+@given(sizes=st.lists(st.integers(1, 50), min_size=1, max_size=30), limit=st.integers(1, 60))
+def test_files_are_within_the_limit(sizes, limit):
+    tensors = [TensorPlan(str(n), (size,), torch.float32) for n, size in enumerate(sizes)]
+    files = plan_files(tensors, 4 * limit)
+    assert [tensor for file in files for tensor in file] == tensors
+    assert all(len(file) == 1 or sum(t.bytes for t in file) <= 4 * limit for file in files)
+    for one, following in zip(files, files[1:], strict=False):
+        assert sum(t.bytes for t in one) + following[0].bytes > 4 * limit, "a file was begun without need"
+
+
+@pytest.mark.parametrize("limit", [1e9, 20_000])
+def test_a_written_folder_is_a_model_folder(tmp_path, limit):
+    """transformers loads it, from one file or from several; weights and tokenizer are the same."""
     model = write_small_model(tmp_path / "like")
     weights = {name: value.clone() for name, value in model.named_parameters()}
     weights["model.norm.weight"] += 1
-    save_hf_folder(tmp_path / "new" / "deep", weights.items(), like=tmp_path / "like")
-    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "new" / "deep")
+    new = tmp_path / "new"
+    new.mkdir()
+    files = plan_files(plans(weights), limit)
+    for number, tensors in enumerate(files, start=1):
+        with SafetensorsWriter(new / file_name(number, len(files)), tensors) as writer:
+            for tensor in tensors:
+                writer.write(weights[tensor.name])
+    write_index(new, files)
+    write_companions(new, tmp_path / "like", torch.float32)
+    assert (new / "model.safetensors.index.json").is_file() == (limit < 1e9)
+    loaded = AutoModelForCausalLM.from_pretrained(new)
     for name, value in loaded.named_parameters():
         assert torch.equal(value, weights[name]), name
-    assert (tmp_path / "new" / "deep" / "config.json").read_bytes() == (tmp_path / "like" / "config.json").read_bytes()
-    tokenizer = load_tokenizer(tmp_path / "new" / "deep")
-    assert tokenizer.get_vocab() == small_tokenizer().get_vocab()
+    assert (new / "config.json").read_bytes() == (tmp_path / "like" / "config.json").read_bytes()
+    assert load_tokenizer(new).get_vocab() == small_tokenizer().get_vocab()
 
 
-def test_shared_and_strided_tensors_are_written_whole(tmp_path):
-    """safetensors refuses tensors that share memory, as a tied head or a slice of a fused matrix does."""
-    (tmp_path / "like").mkdir()
-    matrix = torch.arange(12.0).view(3, 4).requires_grad_()
-    weights = {"a": matrix, "b": matrix, "rows": matrix[1:], "turned": matrix.t()}
-    save_hf_folder(tmp_path / "new", weights.items(), like=tmp_path / "like")
-    folder = SafetensorsFolder(tmp_path / "new")
-    for name, value in weights.items():
-        assert torch.equal(folder.read(name), value)
+def test_the_config_states_the_type_of_the_weights(tmp_path):
+    write_small_model(tmp_path / "like")
+    (tmp_path / "new").mkdir()
+    write_companions(tmp_path / "new", tmp_path / "like", torch.bfloat16)
+    before, after = (json.loads((tmp_path / f / "config.json").read_text()) for f in ("like", "new"))
+    assert after == before | {"dtype": "bfloat16"}
+
+
+def test_a_part_is_a_part(single):
+    folder = SafetensorsFolder(single)
+    part = (slice(1, 2), slice(0, 2))
+    assert torch.equal(folder.read_part("t3", part, (2, 3)), TENSORS["t3"][part])
+    with pytest.raises(
+        UserError, match=r"model\.safetensors: 't3' has shape \(2, 3\), but config\.json asks for \(3, 2\)"
+    ):
+        folder.read_part("t3", part, (3, 2))

@@ -16,6 +16,7 @@ from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from safetensors.torch import load_file, save_file
 
+from recipes.actors.megatron.adam_state import blank_adam, load_adam, sharded_adam
 from recipes.actors.megatron.mesh import Mesh
 
 STATE = "state"
@@ -37,7 +38,9 @@ def save(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh
     # A synchronous save fetches its results in this process. megatron-core's own queue lives in a manager process,
     # which takes seconds to start and outlives a killed trainer.
     filesystem_async._results_queue = queue.Queue()
-    dist_checkpointing.save(_sharded(model, optimizer, loading=False), str(folder / STATE))
+    weights = _sharded_weights(model)
+    state = {"model": weights, "optimizer": sharded_adam(optimizer, weights, model, mesh)}
+    dist_checkpointing.save(state, str(folder / STATE))
     save_file(_rng_state(mesh), folder / RNG / _rng_name(mesh))
     dist.barrier()
 
@@ -47,9 +50,13 @@ def load(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh
 
     Reads torch's checkpoint metadata, which is a pickle: verify the folder first (`recipes.rl.checkpoints`).
     """
-    state = dist_checkpointing.load(_sharded(model, optimizer, loading=True), str(folder / STATE))
+    weights = _sharded_weights(model)
+    blank = {"model": weights, "optimizer": blank_adam(optimizer, weights, model)}
+    # A rank asks only for what its optimizer holds, so that some parts are read by another than the first of their
+    # data-parallel ranks; megatron-core's check of who reads what does not know that.
+    state = dist_checkpointing.load(blank, str(folder / STATE), validate_access_integrity=False)
     model.load_state_dict(state["model"])
-    optimizer.load_state_dict(state["optimizer"])
+    load_adam(optimizer, state["optimizer"], model)
     saved = sorted(path.name for path in (folder / RNG).iterdir())
     if _rng_name(mesh) in saved and len(saved) == mesh.world:
         _restore_rng(load_file(folder / RNG / _rng_name(mesh)), mesh)
@@ -67,13 +74,10 @@ def _reserve(folder: Path, model: GPTModel, mesh: Mesh) -> None:
     dist.barrier()
 
 
-def _sharded(model: GPTModel, optimizer: MegatronOptimizer, *, loading: bool) -> dict[str, Any]:
-    metadata = {"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
-    weights = model.sharded_state_dict(metadata=metadata)
-    return {
-        "model": weights,
-        "optimizer": optimizer.sharded_state_dict(weights, is_loading=loading, metadata=metadata),
-    }
+def _sharded_weights(model: GPTModel) -> dict[str, Any]:
+    return model.sharded_state_dict(
+        metadata={"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+    )
 
 
 def _rng_name(mesh: Mesh) -> str:

@@ -9,7 +9,8 @@ CPU; the real torch stays as it is for everybody else. What the proxy and the wr
 | torch.cuda.current_device, synchronize | layers.py, gpt_model.py, p2p_communication.py, filesystem_async.py |
 | RNG state and seed of the device | tensor_parallel/random.py: the tracker forks the CPU generator instead |
 | Tensor.cuda() | language_module.py: tied embeddings; rope_utils.py |
-| Tensor.type() == "torch.cuda.FloatTensor" | clip_grads.py, optimizer.py: assertions on the kind of a gradient |
+| Tensor.type() == "torch.cuda.FloatTensor" | clip_grads.py, optimizer.py, distrib_optimizer.py: kinds of parameters |
+| a coalescing manager for gloo | param_and_grad_buffer.py: several collectives that are waited for together |
 """
 
 from __future__ import annotations
@@ -51,12 +52,58 @@ class _CudaForCpu(types.ModuleType):
         torch.default_generator.manual_seed(seed)
 
 
+class _Coalesced(list):
+    """Running collectives that are waited for together."""
+
+    def wait(self) -> None:
+        for work in self:
+            work.wait()
+
+
+_open_block: list[_Coalesced] = []
+
+
+@contextlib.contextmanager
+def _coalescing(group: Any = None, device: Any = None, async_ops: bool = False) -> Iterator[_Coalesced]:
+    """Stands for torch's coalescing manager, which gloo lacks: collectives start as they come."""
+    works = _Coalesced()
+    _open_block.append(works)
+    try:
+        yield works
+    finally:
+        _open_block.pop()
+
+
+def _coalesced(collective: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(collective)
+    def start(*args: Any, **kwargs: Any) -> Any:
+        work = collective(*args, **kwargs)
+        if work is not None and _open_block:
+            _open_block[-1].append(work)
+        return work
+
+    start._runs_on_cpu = True
+    return start
+
+
+class _DistributedForCpu(types.ModuleType):
+    """`torch.distributed` as megatron-core sees it without a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__("torch.distributed")
+        self.all_reduce = _coalesced(torch.distributed.all_reduce)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch.distributed, name)
+
+
 class _TorchForCpu(types.ModuleType):
     """`torch` as megatron-core sees it without a GPU."""
 
     def __init__(self) -> None:
         super().__init__("torch")
         self.cuda = _CudaForCpu()
+        self.distributed = _DistributedForCpu()
         for name in _FACTORIES:
             setattr(self, name, _on_cpu(getattr(torch, name)))
 
@@ -119,9 +166,10 @@ def redirect_to_cpu() -> bool:
         return False
     # Imported late by megatron-core itself; imported now, so that the loop below finds it.
     import megatron.core.dist_checkpointing.strategies.torch  # noqa: F401
+    from megatron.core.distributed import param_and_grad_buffer
     from megatron.core.models.common.embeddings import rope_utils
     from megatron.core.models.common.language_module.language_module import LanguageModule
-    from megatron.core.optimizer import clip_grads, optimizer
+    from megatron.core.optimizer import clip_grads, distrib_optimizer, optimizer
     from megatron.core.tensor_parallel import random
 
     random._get_cuda_rng_state = lambda *args, **kwargs: torch.get_rng_state()
@@ -130,6 +178,13 @@ def redirect_to_cpu() -> bool:
     _wrap(clip_grads, "clip_grad_by_total_norm_fp32")
     optimizer.clip_grad_by_total_norm_fp32 = clip_grads.clip_grad_by_total_norm_fp32
     _wrap(rope_utils, "_apply_rotary_pos_emb_thd")
+    _wrap(optimizer.Float16OptimizerWithFloat16Params, "__init__")
+    _wrap(distrib_optimizer.DistributedOptimizer, "__init__")
+    param_and_grad_buffer._coalescing_manager = _coalescing
+    for name in ("dist_all_gather_func", "dist_reduce_scatter_func"):
+        collective = getattr(param_and_grad_buffer, name)
+        if not getattr(collective, "_runs_on_cpu", False):
+            setattr(param_and_grad_buffer, name, _coalesced(collective))
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
             module.torch = _PROXY

@@ -1,42 +1,69 @@
-"""A megatron-core GPTModel with the shape of a Hugging Face Qwen2 config."""
+"""A megatron-core GPTModel with the shape of a Hugging Face config."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from megatron.core.models.gpt import GPTModel
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
 from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import PretrainedConfig
 
+from conf.actor import ActorConfig
+from recipes.actors.megatron.local_layers import local_block_spec
 from recipes.actors.megatron.mesh import Mesh
+from recipes.actors.megatron.pipeline import layers_of_stage, pipeline_layout
+from recipes.actors.megatron.precision import Precision, fp8_fields, has_transformer_engine, resolve_precision
+from recipes.actors.megatron.recompute import recompute_fields
+from recipes.families import read_shape
 
 
-def rope_theta(config: PretrainedConfig) -> float:
-    """The rotary base, from where transformers 4 and 5 keep it."""
-    parameters = getattr(config, "rope_parameters", None) or {}
-    return float(parameters.get("rope_theta") or config.rope_theta)
+def stage_layers(config: PretrainedConfig, mesh: Mesh, settings: ActorConfig) -> list[int]:
+    """Layers of each pipeline stage."""
+    first, last = settings.pipeline_first_layers, settings.pipeline_last_layers
+    return layers_of_stage(config.num_hidden_layers, mesh.pipeline, first, last)
 
 
-def transformer_config(config: PretrainedConfig, mesh: Mesh) -> TransformerConfig:
-    """Qwen2 in megatron-core's terms, fp32, without fused kernels (issue of the GPU path: Transformer Engine)."""
+def precision_on(mesh: Mesh, settings: ActorConfig) -> Precision:
+    """The number formats on this rank's device."""
+    return resolve_precision(settings, mesh.device.type == "cuda", has_transformer_engine())
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """The type of weights and activations."""
+    return getattr(torch, precision.dtype)
+
+
+def transformer_config(
+    config: PretrainedConfig, mesh: Mesh, settings: ActorConfig, layers: Sequence[int]
+) -> TransformerConfig:
+    """A family of `recipes.families` in megatron-core's terms."""
+    shape = read_shape(config.to_dict(), config.name_or_path)
+    dtype = torch_dtype(precision_on(mesh, settings))
     return TransformerConfig(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
         ffn_hidden_size=config.intermediate_size,
         num_attention_heads=config.num_attention_heads,
         num_query_groups=config.num_key_value_heads,
+        kv_channels=shape.head_dim,
         normalization="RMSNorm",
         layernorm_epsilon=config.rms_norm_eps,
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
-        add_qkv_bias=True,
+        add_qkv_bias=shape.qkv_bias,
+        qk_layernorm=shape.qk_norm,
         attention_dropout=0.0,
         hidden_dropout=0.0,
         tensor_model_parallel_size=mesh.tensor,
         pipeline_model_parallel_size=mesh.pipeline,
-        params_dtype=torch.float32,
-        pipeline_dtype=torch.float32,
+        pipeline_model_parallel_layout=pipeline_layout(list(layers)),
+        sequence_parallel=settings.sequence_parallel,
+        bf16=dtype == torch.bfloat16,
+        params_dtype=dtype,
+        pipeline_dtype=dtype,
         # Micro-batches differ in length; megatron-core couples that to this dispatcher even for dense models.
         variable_seq_lengths=mesh.pipeline > 1,
         moe_token_dispatcher_type="alltoall",
@@ -45,6 +72,8 @@ def transformer_config(config: PretrainedConfig, mesh: Mesh) -> TransformerConfi
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         bias_activation_fusion=False,
+        **recompute_fields(settings.recompute),
+        **fp8_fields(settings),
     )
 
 
@@ -53,11 +82,29 @@ def padded_vocabulary(config: PretrainedConfig, tensor: int) -> int:
     return -(-config.vocab_size // tensor) * tensor
 
 
-def build_model(config: PretrainedConfig, mesh: Mesh) -> GPTModel:
-    """This rank's part of the model, with uninitialised weights."""
+def build_model(config: PretrainedConfig, mesh: Mesh, settings: ActorConfig | None = None) -> GPTModel:
+    """This rank's part of the model, with uninitialised weights.
+
+    Args:
+        config: the model's config.
+        mesh: this rank's place.
+        settings: `actor.*`; None: the defaults.
+
+    Raises:
+        ConfigError: the layers do not fill the stages, or the machine lacks what the number formats need.
+    """
+    settings = settings or ActorConfig()
+    shape = read_shape(config.to_dict(), config.name_or_path)
+    layers = stage_layers(config, mesh, settings)
+    ours = transformer_config(config, mesh, settings, layers)
+    precision = precision_on(mesh, settings)
+    if precision.transformer_engine:
+        spec = get_gpt_layer_with_transformer_engine_spec(qk_layernorm=shape.qk_norm)
+    else:
+        spec = local_block_spec(ours, layers[mesh.stage])
     return GPTModel(
-        config=transformer_config(config, mesh),
-        transformer_layer_spec=get_gpt_layer_local_spec(normalization="RMSNorm"),
+        config=ours,
+        transformer_layer_spec=spec,
         vocab_size=padded_vocabulary(config, mesh.tensor),
         max_sequence_length=config.max_position_embeddings,
         pre_process=mesh.is_first_stage,
@@ -65,5 +112,7 @@ def build_model(config: PretrainedConfig, mesh: Mesh) -> GPTModel:
         parallel_output=True,
         share_embeddings_and_output_weights=config.tie_word_embeddings,
         position_embedding_type="rope",
-        rotary_base=rope_theta(config),
-    ).to(mesh.device)
+        rotary_base=shape.rope_theta,
+        rope_scaling=shape.rope_factor is not None,
+        rope_scaling_factor=shape.rope_factor or 1.0,
+    ).to(device=mesh.device, dtype=torch_dtype(precision))

@@ -10,7 +10,7 @@ from torch import Tensor
 from data_prep.rows import PoolRow
 from recipes.actors.interface import TokenizedSample, micro_batches
 from recipes.rl.batch import Prompt, RolloutBatch, Sample
-from recipes.rl.losses import GrpoLoss
+from recipes.rl.losses import GrpoLoss, ValueLoss
 from recipes.rollout.interface import Response
 from reward_server.verdicts import Verdict
 
@@ -67,7 +67,7 @@ def sample_of(log_probs: Tensor, prompt_length: int = 2, **per_token: Tensor) ->
 
 
 def loss_over(
-    loss: GrpoLoss, samples: Sequence[TokenizedSample], log_probs: Sequence[Tensor], budget: int = 10**9
+    loss: GrpoLoss | ValueLoss, samples: Sequence[TokenizedSample], log_probs: Sequence[Tensor], budget: int = 10**9
 ) -> tuple[Tensor, dict[str, float]]:
     """The loss and its sums over all micro-batches of `samples` under a token budget.
 

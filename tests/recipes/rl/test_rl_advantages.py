@@ -7,16 +7,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.rl.advantages import group_advantages, zero_variance_groups
+from recipes.rl.advantages import group_advantages, useful_groups
 
 EPSILON = 1e-6
 
 
-def advantages(rewards, valid=None, unbiased=True):
+def advantages(rewards, valid=None, unbiased=True, divide_by_std=True):
     """Of one group, as a list."""
     rewards = torch.tensor([rewards], dtype=torch.float32)
     valid = torch.ones_like(rewards, dtype=torch.bool) if valid is None else torch.tensor([valid])
-    found = group_advantages(rewards, valid, unbiased=unbiased, epsilon=EPSILON)
+    found = group_advantages(rewards, valid, unbiased=unbiased, epsilon=EPSILON, divide_by_std=divide_by_std)
     assert found.dtype == torch.float32
     return found[0].tolist()
 
@@ -45,7 +45,8 @@ def test_the_smallest_group(unbiased, std):
 
 def test_epsilon_is_added_to_the_standard_deviation():
     rewards = torch.tensor([[1.0, 0.0]])
-    found = group_advantages(rewards, torch.ones(1, 2, dtype=torch.bool), unbiased=False, epsilon=0.5)
+    valid = torch.ones(1, 2, dtype=torch.bool)
+    found = group_advantages(rewards, valid, unbiased=False, epsilon=0.5, divide_by_std=True)
     assert found[0].tolist() == pytest.approx([0.5 / (0.5 + 0.5), -0.5 / (0.5 + 0.5)])
 
 
@@ -79,9 +80,10 @@ def test_groups_that_teach_nothing_are_zero(rewards, valid, unbiased):
 def test_groups_do_not_see_each_other():
     rewards = torch.tensor([[1.0, 0.0, 0.0], [0.0, 1.0, 1.0]])
     valid = torch.tensor([[True, True, True], [True, True, False]])
-    both = group_advantages(rewards, valid, unbiased=True, epsilon=EPSILON)
+    options = {"unbiased": True, "epsilon": EPSILON, "divide_by_std": True}
+    both = group_advantages(rewards, valid, **options)
     for number in range(2):
-        alone = group_advantages(rewards[[number]], valid[[number]], unbiased=True, epsilon=EPSILON)
+        alone = group_advantages(rewards[[number]], valid[[number]], **options)
         assert torch.equal(both[[number]], alone)
 
 
@@ -126,12 +128,20 @@ def test_the_order_of_samples_does_not_matter(group, random, unbiased):
 @pytest.mark.parametrize(
     ("rewards", "valid", "wanted"),
     [
-        ([[1, 0], [1, 1], [0, 0]], [[True, True]] * 3, 2),
-        ([[1, 0], [1, 0]], [[True, False], [False, False]], 2),  # fewer than two valid
-        ([[1, 0, 1]], [[True, False, True]], 1),  # equal among the valid
-        ([[1, 0, 1]], [[False, True, True]], 0),
-        ([[0.25, 0.5]], [[True, True]], 0),
+        ([[1, 0], [1, 1], [0, 0]], [[True, True]] * 3, [True, False, False]),
+        ([[1, 0], [1, 0]], [[True, False], [False, False]], [False, False]),  # fewer than two valid
+        ([[1, 0, 1]], [[True, False, True]], [False]),  # equal among the valid
+        ([[1, 0, 1]], [[False, True, True]], [True]),
+        ([[0.25, 0.5]], [[True, True]], [True]),
     ],
 )
-def test_zero_variance_groups(rewards, valid, wanted):
-    assert zero_variance_groups(torch.tensor(rewards, dtype=torch.float32), torch.tensor(valid)) == wanted
+def test_useful_groups(rewards, valid, wanted):
+    assert useful_groups(torch.tensor(rewards, dtype=torch.float32), torch.tensor(valid)).tolist() == wanted
+
+
+@pytest.mark.parametrize("unbiased", [True, False])
+def test_without_the_standard_deviation(unbiased):
+    """Dr. GRPO: rewards 1, 0, 0, 1, 0 less their mean of 2/5; invalid ones and lone ones stay out."""
+    assert advantages([1, 0, 0, 1, 0], None, unbiased, False) == pytest.approx([0.6, -0.4, -0.4, 0.6, -0.4])
+    assert advantages([1, 5, 0], [True, False, True], unbiased, False) == pytest.approx([0.5, 0, -0.5])
+    assert advantages([1, 0], [True, False], unbiased, False) == [0, 0]

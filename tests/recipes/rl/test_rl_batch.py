@@ -10,10 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rl_helpers import prompt, response, rollout_batch, verdict
 
-from conf.train import AlgorithmConfig
-from recipes.rl.batch import RolloutBatch, Sample, training_samples
+from conf.algorithm import AlgorithmConfig
+from recipes.rl.batch import RolloutBatch, Sample
+from recipes.rl.credit import with_advantages, with_weights
 
 ALGORITHM = AlgorithmConfig()
+LONGEST = 20
+
+
+def training_samples(batch, tokenized, algorithm):
+    """What one optimizer step over the whole batch is made from."""
+    return with_weights(batch, with_advantages(batch, tokenized, algorithm, LONGEST), algorithm, LONGEST)
 
 
 def test_rewards_and_validity_stand_by_prompt_and_sample():

@@ -1,4 +1,4 @@
-"""k3 = exp(d) - d - 1 with d = log pi_ref - log pi."""
+"""k1, k2, and the paper's k3 = exp(d) - d - 1 with d = log pi_ref - log pi."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.rl.kl import k3
+from recipes.rl.kl import ESTIMATORS, k1, k2, k3
 
 
 def of(d, dtype=torch.float32):
@@ -78,3 +78,53 @@ def test_keeps_shape_and_dtype():
     for dtype in (torch.float32, torch.float64):
         found = k3(torch.zeros(2, 3, dtype=dtype), torch.ones(2, 3, dtype=dtype))
         assert (found.shape, found.dtype) == ((2, 3), dtype)
+
+
+@pytest.mark.parametrize(
+    ("d", "first", "second"), [(0.0, 0.0, 0.0), (math.log(2), -math.log(2), math.log(2) ** 2 / 2), (-3.0, 3.0, 4.5)]
+)
+def test_closed_form_of_the_others(d, first, second):
+    policy, reference = torch.tensor(-1.0, dtype=torch.float64), torch.tensor(-1.0 + d, dtype=torch.float64)
+    assert float(k1(policy, reference)) == pytest.approx(first)
+    assert float(k2(policy, reference)) == pytest.approx(second)
+
+
+@pytest.mark.parametrize("far", [25.0, 1e4, math.inf])
+def test_the_others_cannot_overflow_either(far):
+    assert float(k1(torch.zeros(()), torch.tensor(-far))) == 20
+    assert float(k2(torch.zeros(()), torch.tensor(far))) == 200
+
+
+def distributions():
+    """Logits of a policy, with gradient, and log-probs of a reference over five tokens."""
+    random = torch.Generator().manual_seed(3)
+    logits = torch.randn(5, generator=random, dtype=torch.float64, requires_grad=True)
+    return logits, torch.randn(5, generator=random, dtype=torch.float64).log_softmax(0)
+
+
+@pytest.mark.parametrize("name", ["k1", "k3"])
+def test_two_are_unbiased(name):
+    """The mean over the policy's tokens is KL(pi || pi_ref), exactly."""
+    logits, reference = distributions()
+    log_probs = logits.detach().log_softmax(0)
+    mean = (log_probs.exp() * ESTIMATORS[name](log_probs, reference)).sum()
+    assert float(mean) == pytest.approx(float((log_probs.exp() * (log_probs - reference)).sum()))
+
+
+def test_what_their_gradients_are_in_the_loss():
+    """Of tokens that are drawn and then fixed: k2 follows KL(pi || ref), k3 KL(ref || pi), k1 nothing."""
+    logits, reference = distributions()
+    log_probs = logits.log_softmax(0)
+
+    def gradient(value):
+        return torch.autograd.grad(value, logits, retain_graph=True)[0]
+
+    def in_the_loss(estimator):
+        return gradient((log_probs.detach().exp() * estimator(log_probs, reference)).sum())
+
+    backward = gradient((log_probs.exp() * (log_probs - reference)).sum())
+    forward = gradient((reference.exp() * (reference - log_probs)).sum())
+    assert torch.allclose(in_the_loss(k2), backward, atol=1e-12)
+    assert torch.allclose(in_the_loss(k3), forward, atol=1e-12)
+    assert torch.allclose(in_the_loss(k1), torch.zeros(5, dtype=torch.float64), atol=1e-12)
+    assert not torch.allclose(forward, backward, atol=1e-2)

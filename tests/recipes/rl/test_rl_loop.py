@@ -1,12 +1,10 @@
-"""Pieces of the loop: the learning rate, and the wish to stop."""
-
-import os
-import signal
+"""The loop."""
 
 import pytest
 
-from conf.train import OptimizerConfig, TrainConfig
-from recipes.rl.loop import StopRequest, learning_rate
+from conf.actor import OptimizerConfig
+from conf.algorithm import CriticConfig
+from recipes.rl.loop import learning_rate
 
 
 @pytest.mark.parametrize(
@@ -18,48 +16,7 @@ from recipes.rl.loop import StopRequest, learning_rate
     ],
 )
 def test_the_learning_rate_warms_up_and_stays(warmup, rates):
-    config = TrainConfig(optimizer=OptimizerConfig(lr=3e-4, warmup_steps=warmup))
-    assert [learning_rate(config, update) for update in range(len(rates))] == pytest.approx([3e-4 * r for r in rates])
-    assert learning_rate(config, 10_000) == 3e-4
-
-
-@pytest.fixture
-def handled():
-    """Signals that reach this process's own handlers, which are what a StopRequest finds and gives back."""
-    found = []
-    before = {number: signal.signal(number, lambda n, _: found.append(n)) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield found
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_the_first_signal_is_a_wish(handled, number):
-    with StopRequest() as stop:
-        assert not stop.requested
-        os.kill(os.getpid(), number)
-        assert stop.requested and handled == []
-
-
-@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
-def test_the_second_signal_is_an_order(handled, first, second):
-    with StopRequest() as stop:
-        os.kill(os.getpid(), first)
-        os.kill(os.getpid(), second)
-        assert stop.requested and handled == [second]
-
-
-def test_after_the_loop_signals_do_what_they_did(handled):
-    """A demo goes on to evaluate in the same process: Ctrl-C must end that at once."""
-    with StopRequest() as stop:
-        pass
-    os.kill(os.getpid(), signal.SIGINT)
-    assert not stop.requested and handled == [signal.SIGINT]
-
-
-def test_an_exception_gives_the_handlers_back(handled):
-    with pytest.raises(ValueError, match="x"), StopRequest():
-        raise ValueError("x")
-    os.kill(os.getpid(), signal.SIGTERM)
-    assert handled == [signal.SIGTERM]
+    for settings in (OptimizerConfig(lr=3e-4, warmup_steps=warmup), CriticConfig(lr=3e-4, warmup_steps=warmup)):
+        found = [learning_rate(settings, update) for update in range(len(rates))]
+        assert found == pytest.approx([3e-4 * r for r in rates])
+        assert learning_rate(settings, 10_000) == 3e-4

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rl_helpers import loss_over, sample_of
 
-from recipes.rl.losses import GrpoLoss, sequence_mean_weights
+from conf.algorithm import AlgorithmConfig
+from recipes.rl.averaging import sequence_mean_weights
+from recipes.rl.losses import GrpoLoss, ValueLoss, policy_loss, surrogate, truncated_importance
 
 A = 0.5 / (math.sqrt(0.5) + 1e-6)  # the advantage of the right one of two samples, unbiased
 
@@ -213,8 +215,11 @@ def test_the_split_into_micro_batches_and_ranks_changes_nothing(step, budget, ra
     assert sums == pytest.approx(whole_sums, rel=1e-6, abs=1e-6)
 
 
-@pytest.mark.parametrize("wild", [-1e4, 1e4, -3e38])
-def test_samples_of_weight_zero_contribute_nothing(wild):
+@pytest.mark.parametrize("wild", [-1e4, 1e4, -3e38, math.inf, math.nan])
+@pytest.mark.parametrize(
+    "options", [{}, {"dual_clip": 3.0, "clip_high": 0.3, "importance_cap": 2.0, "kl_estimator": "k2"}]
+)
+def test_samples_of_weight_zero_contribute_nothing(wild, options):
     """Not to the loss, the gradient, nor any sum, whatever the log-probs of a sample without a verdict are."""
     good, bad = leaf([-1.0, -2.0]), leaf([wild, -0.5, wild])
     tokens = {
@@ -226,10 +231,10 @@ def test_samples_of_weight_zero_contribute_nothing(wild):
         old_log_probs=torch.tensor([-wild, 0.0, wild]),
         reference_log_probs=torch.tensor([0.0, wild, -wild]),
         rollout_log_probs=torch.tensor([-wild, wild, 0.0]),
-        advantages=torch.zeros(3),
+        advantages=torch.full((3,), wild),
         weights=torch.zeros(3),
     )
-    loss = GrpoLoss(clip=0.2, kl=0.5)
+    loss = GrpoLoss(clip=0.2, kl=0.5, **options)
     alone, alone_sums = loss_over(loss, [one], [good])
     both, both_sums = loss_over(loss, [one, other], [good, bad])
     assert both.item() == alone.item()
@@ -240,24 +245,116 @@ def test_samples_of_weight_zero_contribute_nothing(wild):
 
 
 @pytest.mark.parametrize(
-    ("lengths", "counted", "weights"),
+    ("advantage", "ratio", "objective", "slope"),
     [
-        ([1, 3], [True, True], [1 / 2, 1 / 6]),
-        ([1, 3], [True, False], [1.0, 0.0]),
-        ([4, 2, 1], [True, True, True], [1 / 12, 1 / 6, 1 / 3]),
-        ([4, 2], [False, False], [0.0, 0.0]),
-        ([], [], []),
+        (2.0, 1.25, 2.5, 2.5),  # beyond 1 + clip, within 1 + clip_high
+        (2.0, 1.5, 2.56, 0.0),
+        (2.0, 0.5, 1.0, 1.0),
+        (-2.0, 0.7, -1.6, 0.0),  # the lower clip is as it was
+        (-2.0, 1.5, -3.0, -3.0),
     ],
 )
-def test_weights_of_the_mean_of_means(lengths, counted, weights):
-    assert sequence_mean_weights(lengths, counted) == pytest.approx(weights)
+def test_clip_higher(advantage, ratio, objective, slope):
+    """objective = min(r A, clip(r, 0.8, 1.28) A)."""
+    check_surrogate(advantage, ratio, objective, slope, clip=0.2, clip_high=0.28, dual_clip=None)
 
 
-@given(st.lists(st.tuples(st.integers(1, 5000), st.booleans()), min_size=1, max_size=50))
-@settings(deadline=None, max_examples=60)
-def test_weights_sum_to_one_over_a_step(responses):
-    lengths, counted = [n for n, _ in responses], [ok for _, ok in responses]
-    weights = sequence_mean_weights(lengths, counted)
-    total = sum(n * w for n, w in zip(lengths, weights, strict=True))
-    assert total == pytest.approx(float(any(counted)))
-    assert all((w > 0) == ok for w, ok in zip(weights, counted, strict=True))
+@pytest.mark.parametrize(
+    ("advantage", "ratio", "objective", "slope"),
+    [
+        (-2.0, 2.9, -5.8, -5.8),
+        (-2.0, 3.5, -6.0, 0.0),  # c A = -6 ends what a runaway ratio may cost
+        (-2.0, 0.5, -1.6, 0.0),
+        (2.0, 3.5, 2.4, 0.0),  # a positive advantage knows no dual clip
+        (2.0, 0.1, 0.2, 0.2),
+    ],
+)
+def test_dual_clip(advantage, ratio, objective, slope):
+    """objective = max(min(r A, clip(r, 0.8, 1.2) A), 3 A) where A < 0."""
+    check_surrogate(advantage, ratio, objective, slope, clip=0.2, clip_high=None, dual_clip=3.0)
+
+
+def check_surrogate(advantage, ratio, objective, slope, **options):
+    log_ratio = leaf([[math.log(ratio)]])
+    found = surrogate(log_ratio.exp(), torch.tensor([[advantage]]), **options)
+    found.sum().backward()
+    assert found.item() == pytest.approx(objective, abs=1e-6)
+    assert float(log_ratio.grad) == pytest.approx(slope, abs=1e-6)
+    # The loss is minus that, by its weight, and counts where the clip binds.
+    log_probs = leaf([[-1.0 + math.log(ratio)]])
+    loss, sums = GrpoLoss(kl=0.0, **options)(log_probs, per_token(1, advantage, 0.25, old_log_probs=[-1.0]))
+    assert loss.item() == pytest.approx(-0.25 * objective, abs=1e-6)
+    assert float(sums["clipped"]) == (slope == 0)
+
+
+def test_truncated_importance_by_hand():
+    """Ratios of actor to rollout 1/2, 1 and 4 under a cap of 2; no gradient goes through them."""
+    old = leaf([0.0, -1.0, -1.0])
+    rollout = torch.tensor([math.log(2.0), -1.0, -1.0 - math.log(4.0)])
+    found = truncated_importance(old, rollout, 2.0)
+    assert found.tolist() == pytest.approx([0.5, 1.0, 2.0]) and not found.requires_grad
+
+
+def test_importance_weighs_the_whole_loss_of_a_token():
+    """At ratio 1 the loss is the sum of weight · importance · (-A + kl k2); its slope has d in place of k2."""
+    log_probs = leaf([[-1.0, -2.0]])
+    d = 0.5
+    values = per_token(2, 0.7, 0.25, reference_log_probs=[-1.0 - d, -2.0 - d])
+    values["rollout_log_probs"] = torch.tensor([[-1.0 - math.log(4.0), -2.0 + math.log(2.0)]])
+    loss, sums = GrpoLoss(clip=0.2, kl=0.1, kl_estimator="k2", importance_cap=3.0)(log_probs, values)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.25 * (3.0 + 0.5) * (-0.7 + 0.1 * d * d / 2))
+    assert log_probs.grad[0].tolist() == pytest.approx([0.25 * i * (-0.7 + 0.1 * d) for i in (3.0, 0.5)])
+    assert float(sums["importance"]) == pytest.approx(3.5)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "slope"),
+    [("k1", -math.log(3), 1.0), ("k2", math.log(3) ** 2 / 2, -math.log(3)), ("k3", 2 - math.log(3), -2.0)],
+)
+def test_the_estimator_in_the_loss(name, value, slope):
+    """The reference finds the token three times as likely; kl 0.1, weight 0.25."""
+    log_probs = leaf([[-1.0]])
+    values = per_token(1, 0.0, 0.25, reference_log_probs=[-1.0 + math.log(3)])
+    loss, sums = GrpoLoss(clip=0.2, kl=0.1, kl_estimator=name)(log_probs, values)
+    loss.backward()
+    assert loss.item() == pytest.approx(0.025 * value, abs=1e-7)
+    assert float(log_probs.grad) == pytest.approx(0.025 * slope, abs=1e-7)
+    assert float(sums["kl"]) == pytest.approx(value, rel=1e-6)
+
+
+def test_a_config_names_its_loss():
+    assert policy_loss(AlgorithmConfig()) == GrpoLoss(clip=0.2, kl=0.001)
+    options = {"kl_estimator": "k2", "clip_high": 0.28, "dual_clip": 3.0, "importance_cap": 2.0}
+    found = policy_loss(AlgorithmConfig(clip=0.1, kl=0.5, **options))
+    assert found == GrpoLoss(clip=0.1, kl=0.5, **options)
+    assert policy_loss(AlgorithmConfig(kl=0.5, kl_in="reward")).kl == 0.0
+
+
+@pytest.mark.parametrize(
+    ("clip", "value", "old", "target", "loss", "slope", "clipped"),
+    [
+        (None, 1.0, 0.0, 3.0, 4 / 2, -2.0, 0),
+        (0.2, 0.1, 0.0, 3.0, 2.9**2 / 2, -2.9, 0),  # within the clip
+        (0.2, 1.0, 0.0, 3.0, 2.8**2 / 2, 0.0, 1),  # too far towards the return: no more gain
+        (0.2, -1.0, 0.0, 3.0, 4.0**2 / 2, -4.0, 0),  # too far away from it: pulled back
+        (0.2, 1.0, 0.0, 0.5, 0.5**2 / 2, 0.5, 0),  # past it: the greater of 0.5² and 0.3²
+    ],
+)
+def test_the_critics_loss(clip, value, old, target, loss, slope, clipped):
+    values = leaf([[value]])
+    tokens = {"weights": [[0.25]], "values": [[old]], "returns": [[target]]}
+    found, sums = ValueLoss(clip)(values, {name: torch.tensor(v) for name, v in tokens.items()})
+    found.backward()
+    assert found.item() == pytest.approx(0.25 * loss)
+    assert float(values.grad) == pytest.approx(0.25 * slope)
+    assert (float(sums["tokens"]), float(sums["value_clipped"])) == (1, clipped)
+
+
+def test_the_critic_learns_nothing_from_weight_zero():
+    values = leaf([[0.5, math.nan, math.inf]])
+    tokens = {"weights": [[1.0, 0, 0]], "values": [[0.5, math.nan, 0]], "returns": [[1.0, math.nan, math.inf]]}
+    found, sums = ValueLoss(0.2)(values, {name: torch.tensor(v) for name, v in tokens.items()})
+    found.backward()
+    assert found.item() == pytest.approx(0.125) and values.grad[0].tolist() == [-0.5, 0, 0]
+    assert float(sums["tokens"]) == 1

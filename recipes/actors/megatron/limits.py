@@ -1,0 +1,89 @@
+"""Which parallel sizes and engine options go together, told without torch and before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from conf.actor import ActorConfig
+from crossthink.errors import ConfigError
+from recipes.actors.megatron.pipeline import layers_of_stage
+from recipes.actors.megatron.precision import DTYPES, FP8, has_transformer_engine, resolve_precision
+from recipes.actors.megatron.recompute import RECOMPUTE
+from recipes.machine import gpu_names
+
+CHOICES = {
+    "recompute": RECOMPUTE,
+    "dtype": (None, *DTYPES),
+    "fp8": FP8,
+    "reference": ("resident", "offload"),
+}
+
+
+def check_settings(settings: ActorConfig) -> None:
+    """Refuse values and combinations that no machine, or not this one, can run.
+
+    Raises:
+        ConfigError: names key, value and what is allowed or missing.
+    """
+    for key, allowed in CHOICES.items():
+        value = getattr(settings, key)
+        if value not in allowed:
+            known = ", ".join("null" if choice is None else choice for choice in allowed)
+            raise ConfigError(f"actor.{key}={value} is not allowed. Allowed: {known}.")
+    if settings.sequence_parallel and settings.tensor_parallel == 1:
+        raise ConfigError(
+            "actor.sequence_parallel=true needs actor.tensor_parallel of at least 2, and it is 1: the tensor-parallel "
+            "ranks are those that share a sequence."
+        )
+    if settings.fp8_bf16_layers < 0:
+        raise ConfigError(f"actor.fp8_bf16_layers={settings.fp8_bf16_layers} is too small: at least 0.")
+    if settings.fp8_bf16_layers and settings.fp8 in ("off", "delayed"):
+        raise ConfigError(
+            f"actor.fp8_bf16_layers={settings.fp8_bf16_layers} needs actor.fp8=current or blockwise, and it is "
+            f"{settings.fp8}: under delayed scaling all layers share one record of maxima."
+        )
+    if settings.fp8 != "off" or settings.transformer_engine:
+        resolve_precision(settings, cuda=bool(gpu_names()), transformer_engine=has_transformer_engine())
+
+
+def check_layers(settings: ActorConfig, model: Mapping[str, Any]) -> None:
+    """Refuse pipelines that the model's layers cannot fill.
+
+    Args:
+        settings: `actor.*`.
+        model: the model's `config.json`.
+
+    Raises:
+        ConfigError: shows the arithmetic.
+    """
+    counts = layers_of_stage(
+        model["num_hidden_layers"],
+        settings.pipeline_parallel,
+        settings.pipeline_first_layers,
+        settings.pipeline_last_layers,
+    )
+    most = min(counts[0], counts[-1], model["num_hidden_layers"] // settings.pipeline_parallel)
+    if settings.fp8_bf16_layers > most:
+        raise ConfigError(
+            f"actor.fp8_bf16_layers={settings.fp8_bf16_layers} is more than {most}: the first and the last of "
+            f"{settings.pipeline_parallel} pipeline stages hold {counts[0]} and {counts[-1]} of "
+            f"{model['num_hidden_layers']} layers."
+        )
+
+
+def check_batch(samples: int, data: int) -> None:
+    """Refuse optimizer steps with fewer samples than data-parallel ranks.
+
+    Args:
+        samples: of one optimizer step.
+        data: data-parallel ranks.
+
+    Raises:
+        ConfigError: shows both numbers.
+    """
+    if samples < data:
+        raise ConfigError(
+            f"An optimizer step has prompts_per_step × samples_per_prompt / updates_per_rollout = {samples} samples, "
+            f"fewer than the {data} data-parallel ranks: each rank needs one."
+        )

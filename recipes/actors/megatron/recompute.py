@@ -1,0 +1,20 @@
+"""Activation recomputation: memory for time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+RECOMPUTE = ("none", "selective", "full")
+
+
+def recompute_fields(mode: str) -> dict[str, Any]:
+    """`TransformerConfig`'s fields for `actor.recompute`, one of `RECOMPUTE`.
+
+    selective recomputes the attention scores, which grow with the square of the length; full keeps only the input of
+    each layer (Korthikanti et al. 2022, sections 4.2 and 5).
+    """
+    if mode == "selective":
+        return {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]}
+    if mode == "full":
+        return {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1}
+    return {}

@@ -1,0 +1,65 @@
+"""Algorithm options that cannot work are refused before anything starts, by name and with what is allowed."""
+
+import pytest
+
+from conf.compose import resolve
+from conf.train import TrainConfig
+from crossthink.errors import ConfigError
+from recipes.checks import check_algorithm
+from recipes.train import check
+
+
+def config(*words):
+    return resolve("train", TrainConfig, ["out=x", "recipe=tiny", *words])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["algorithm=ppo"],
+        ["algorithm=ppo", "algorithm.gamma=0.99", "algorithm.value_clip=null", "critic.lr=1e-4"],
+        ["algorithm.kl_in=reward", "algorithm.kl_estimator=k1"],
+        ["algorithm.clip_high=0.28", "algorithm.dual_clip=3", "algorithm.importance_cap=2"],
+        ["algorithm.average=constant", "algorithm.divide_by_std=false", "algorithm.dynamic_sampling=4"],
+        ["algorithm.overlong_buffer=40", "algorithm.mask_truncated=true", "optimizer.max_skipped=1"],
+    ],
+)
+def test_what_works(words):
+    check(config(*words))
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["algorithm.name=dpo"], ("algorithm=dpo", "grpo, ppo")),
+        (["algorithm.kl_estimator=k4"], ("algorithm.kl_estimator=k4", "k1, k2, k3")),
+        (["algorithm.kl_in=both"], ("algorithm.kl_in=both", "loss, reward")),
+        (["algorithm.average=mean"], ("algorithm.average=mean", "sequence, token, constant")),
+        (["algorithm.kl=-1"], ("algorithm.kl=-1.0", "0.0 to 100.0")),
+        (["algorithm.kl=nan"], ("algorithm.kl=nan", "0.0 to 100.0")),
+        (["algorithm.clip_high=-0.1"], ("algorithm.clip_high=-0.1", "0.0 to")),
+        (["algorithm.dual_clip=1.0"], ("algorithm.dual_clip=1.0", "above 1")),
+        (["algorithm.importance_cap=0"], ("algorithm.importance_cap=0.0", "above 0")),
+        (["algorithm.overlong_buffer=41"], ("algorithm.overlong_buffer=41", "max_response_tokens=40")),
+        (["algorithm.dynamic_sampling=-1"], ("algorithm.dynamic_sampling=-1", "0 to")),
+        (["algorithm=ppo", "algorithm.gae_lambda=1.5"], ("algorithm.gae_lambda=1.5", "0.0 to 1.0")),
+        (["algorithm=ppo", "critic.lr=2"], ("critic.lr=2.0", "0.0 to 1.0")),
+        (["optimizer.max_skipped=0"], ("optimizer.max_skipped=0", "1 to")),
+        (["algorithm.gamma=0.9"], ("algorithm.gamma=0.9", "no use with algorithm=grpo", "algorithm=ppo")),
+        (["algorithm=ppo", "algorithm.dynamic_sampling=2"], ("dynamic_sampling=2", "no use with algorithm=ppo")),
+    ],
+)
+def test_what_is_refused(words, says):
+    with pytest.raises(ConfigError) as caught:
+        check(config(*words))
+    for part in says:
+        assert part in str(caught.value)
+
+
+def test_ppo_changes_the_average_only():
+    """Every other default is the dataclass's."""
+    ppo, plain = config("algorithm=ppo").algorithm, TrainConfig().algorithm
+    changed = {key for key, value in vars(ppo).items() if value != getattr(plain, key)}
+    assert changed == {"name", "average"} and ppo.average == "token"
+    check_algorithm(config("algorithm=ppo"))

@@ -1,0 +1,33 @@
+"""A rank that dies takes the run with it, soon and with an exit code that says so."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from train_helpers import TinyWorld, metrics, started
+
+LIMIT_S = 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["actor.data_parallel=2", "actor.tensor_parallel=2"])
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_rank_ends_the_others(victim: int, layout: str, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with started(*tiny_world.train_words(out, "steps=1000", "checkpoint.every=1000", layout)) as process:
+        deadline = time.monotonic() + 120
+        while not (out / "metrics.jsonl").exists() or not metrics(out):
+            assert process.poll() is None and time.monotonic() < deadline, "the run did not get to its first step"
+            time.sleep(0.2)
+        ranks = [
+            child for child in psutil.Process(process.pid).children(recursive=True) if "recipes.rank" in child.cmdline()
+        ]
+        by_rank = {int(rank.environ()["RANK"]): rank for rank in ranks}
+        assert sorted(by_rank) == [0, 1]
+        by_rank[victim].kill()
+        process.communicate(timeout=LIMIT_S)
+        assert process.returncode not in (0, 75)
+        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
