@@ -34,7 +34,7 @@ COMMANDS = {
         "score boxed answers over HTTP",
         explain="reward_server.explaining.command",
     ),
-    "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO or PPO; starts its own workers and reward server"),
+    "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO, PPO; starts its own workers and reward server"),
     "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "greedy accuracy of a checkpoint on a pool"),
     "convert": Command(
         "conf.convert:ConvertConfig", "recipes.convert", "weights: a run's checkpoint ↔ Hugging Face ↔ megatron-core"

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.interface import LossFunction, MicroBatch, StepResult, TokenizedSample
+from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
 from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.export_weights import hf_weights
@@ -131,6 +131,10 @@ class MegatronActor:
         """See `Actor.save`."""
         self.engine.save(folder)
 
+    def stage(self, folder: Path) -> Staged:
+        """See `Actor.stage`."""
+        return self.engine.stage(folder)
+
     def load(self, folder: Path) -> None:
         """See `Actor.load`."""
         self.engine.load(folder)
@@ -138,7 +142,7 @@ class MegatronActor:
     def _response_log_probs(
         self, model: GPTModel, batch: MicroBatch, hidden_bth: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """log_probs_bt with gradient (0 outside the mask) and the summed entropy of the response positions."""
+        """log_probs_bt with gradient (0 outside the mask) and the summed entropy of the positions that have a weight."""
         device = hidden_bth.device
         mask_bt = batch.mask_bt.to(device)
         # Only response positions are ever turned into probabilities.
@@ -146,4 +150,7 @@ class MegatronActor:
             hidden_bth[mask_bt], head_weight(model), batch.labels_bt.to(device)[mask_bt]
         )
         log_probs_bt = torch.zeros(mask_bt.shape, device=device).masked_scatter(mask_bt, log_probs_n)
+        weights_bt = batch.per_token_bt.get("weights")
+        if weights_bt is not None:  # as in the loss's own sums; replaced, because NaN · 0 is NaN
+            entropy_n = torch.where(weights_bt.to(device)[mask_bt] != 0, entropy_n, 0.0)
         return log_probs_bt, {"entropy": entropy_n.sum()}

@@ -140,10 +140,11 @@ def test_a_step_equals_torchs_adamw(mesh: Mesh, tmp_path: Path) -> None:
 
 def test_entropy_equals_the_plain_formula(mesh: Mesh, tmp_path: Path) -> None:
     model = save_model(tmp_path, tied=False)
-    samples = some_samples(3)
+    samples = some_samples(4)
+    samples[1].per_token["weights"].zero_()  # a sample that does not count
     result = make_actor(tmp_path, mesh).train_step(samples, weighted_sum, lr=0.0)
     wanted = 0.0
-    for sample in samples:
+    for sample in (samples[0], *samples[2:]):
         logits_tv = model(torch.tensor([sample.token_ids])).logits[0, sample.prompt_length - 1 : -1, :VOCABULARY]
         wanted += float(torch.distributions.Categorical(logits=logits_tv).entropy().sum())
     assert result.sums["entropy"] == pytest.approx(wanted, rel=1e-5)
