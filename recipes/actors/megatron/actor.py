@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
+from recipes.actors.interface import LossFunction, MicroBatch, StepResult, TokenizedSample
 from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.export_weights import hf_weights
@@ -131,10 +131,6 @@ class MegatronActor:
         """See `Actor.save`."""
         self.engine.save(folder)
 
-    def stage(self, folder: Path) -> Staged:
-        """See `Actor.stage`."""
-        return self.engine.stage(folder)
-
     def load(self, folder: Path) -> None:
         """See `Actor.load`."""
         self.engine.load(folder)
@@ -142,7 +138,7 @@ class MegatronActor:
     def _response_log_probs(
         self, model: GPTModel, batch: MicroBatch, hidden_bth: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """log_probs_bt with gradient (0 outside the mask) and the summed entropy of the positions that have a weight."""
+        """log_probs_bt with gradient (0 outside the mask), and the summed entropy of positions that have a weight."""
         device = hidden_bth.device
         mask_bt = batch.mask_bt.to(device)
         # Only response positions are ever turned into probabilities.
