@@ -91,7 +91,7 @@ def test_a_server_killed_and_restarted_during_scoring(others, second, caplog):
             process.kill()
             process.wait()
         with serving(port=port):
-            scoring.join(60)
+            scoring.join(200)
             assert [verdict.id for verdict in results[0]] == [one.id for one in items]
             assert {verdict.status for verdict in results[0]} == {"correct"}
             # It takes part again, whether or not it was needed for the rest of that call.
@@ -107,7 +107,7 @@ def test_a_server_that_comes_within_the_outage_limit():
         scoring.start()
         wait_until(lambda: client._balance.servers[0].failures > 2)
         with serving(port=port):
-            scoring.join(60)
+            scoring.join(200)
     assert len(results[0]) == len(ITEMS)
 
 
