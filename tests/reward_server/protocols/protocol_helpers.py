@@ -55,7 +55,9 @@ def serving_router(protocol, **config):
 
 def post(url, path, body):
     """The reply to a JSON body."""
-    return httpx.post(url + path, content=json.dumps(body).encode(), headers={"content-type": "application/json"})
+    return httpx.post(
+        url + path, content=json.dumps(body).encode(), headers={"content-type": "application/json"}, timeout=60
+    )
 
 
 def label(kind="math", gold=("5",), options=None, **fields):
