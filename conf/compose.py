@@ -23,7 +23,7 @@ CONF = Path(__file__).parent
 # Keys whose value is a path or an address: taken literally, because Hydra's grammar refuses "=", "(" and blanks.
 PATH_KEYS = re.compile(
     r"^(out|data|run|checkpoint|path|model\.path|eval\.data|reward\.token|token|sources\.\w+\.path"
-    r"|decontaminate\.path|prompts\.folder|prompts\.tokenizer|pytriton\.data|pytriton\.tokenizer)$"
+    r"|decontaminate\.path|prompts\.folder|prompts\.tokenizer|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri)$"
 )
 # Keys below a dictionary: a config dataclass does not list them.
 _BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|(reward\.)?shaping\.source_weights)"

@@ -57,14 +57,24 @@ class SamplingConfig:
     """Nucleus sampling; 1 draws from the whole distribution. [reported]"""
 
 
+# Of an evaluation's summary: shares of questions, more is better.
+BEST_METRICS = ("reward", "accuracy", "format", "answer_accuracy")
+
+
 @dataclass
 class CheckpointConfig:
-    """When a run saves."""
+    """When a run saves, and what it keeps."""
 
     every: int = 50
     """Steps between checkpoints; the last step always saves."""
     keep: int = 2
     """Newest checkpoints kept."""
+    best: str | None = None
+    """Also save and keep the best by this metric of eval.every: reward, accuracy, format, answer_accuracy. [ours]"""
+    asynchronous: bool = False
+    """Copy the state, and write it while training goes on; needs host memory for the copy. [ours]"""
+    margin_s: float = 60.0
+    """Seconds that a save is thought to take until one was measured, for CROSSTHINK_JOB_END. [ours]"""
 
 
 @dataclass
@@ -75,6 +85,30 @@ class EvalDuringConfig:
     """Steps between evaluations; 0 never."""
     data: str | None = None
     """Pool of held-out questions; the demo makes its own."""
+
+
+@dataclass
+class TrackingConfig:
+    """Where metrics go beside metrics.jsonl and TensorBoard."""
+
+    wandb: bool = False
+    """Also to Weights & Biases (extra wandb), as its WANDB_ variables say. [ours]"""
+    mlflow: bool = False
+    """Also to MLflow (extra mlflow). [ours]"""
+    mlflow_uri: str | None = None
+    """MLflow's server or store. null: MLFLOW_TRACKING_URI, else MLflow's own default. [ours]"""
+    project: str = "crossthink"
+    """Project of W&B, experiment of MLflow. [ours]"""
+    name: str | None = None
+    """What the run is called there. null: as the run folder. [ours]"""
+
+
+@dataclass
+class ProfileConfig:
+    """torch.profiler's traces of training steps."""
+
+    steps: list[int] | None = None
+    """[a, b]: trace the steps a to b into out/profile/, one Chrome trace a rank. null: none. [ours]"""
 
 
 def _train_defaults(recipe: str | None) -> list[Any]:
@@ -130,6 +164,8 @@ class TrainConfig:
     blend: BlendConfig = field(default_factory=BlendConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     eval: EvalDuringConfig = field(default_factory=EvalDuringConfig)
+    tracking: TrackingConfig = field(default_factory=TrackingConfig)
+    profile: ProfileConfig = field(default_factory=ProfileConfig)
     pool_templates: dict[str, str] = field(default_factory=dict)
     """question_template and answer_template that the pool must have been prepared with; empty takes any pool."""
     recipe: str | None = None

@@ -1,11 +1,12 @@
-"""What of a training config can work: the algorithm's keys."""
+"""What of a training config can work: the keys of the algorithm and of checkpoints."""
 
 from __future__ import annotations
 
+import importlib.util
 from typing import Any
 
 from conf.algorithm import ALGORITHMS, AVERAGES, KL_ESTIMATORS, KL_PLACES, AlgorithmConfig
-from conf.train import TrainConfig
+from conf.train import BEST_METRICS, TrainConfig
 from crossthink.errors import ConfigError
 
 # Keys that one of the two algorithms has no use for.
@@ -52,6 +53,66 @@ def check_algorithm(config: TrainConfig) -> None:
                     f"algorithm.{key}={value} has no use with algorithm={algorithm.name}: it is an option of {other}. "
                     f"Drop it, or choose algorithm={other}."
                 )
+
+
+def check_checkpoint(config: TrainConfig) -> None:
+    """Refuse options of `checkpoint` that cannot work.
+
+    Raises:
+        ConfigError: names key, value and what is allowed.
+    """
+    checkpoint = config.checkpoint
+    for key, value in (("every", checkpoint.every), ("keep", checkpoint.keep)):
+        if value < 1:
+            raise ConfigError(f"checkpoint.{key}={value} is too small: at least 1.")
+    if not 0.0 <= checkpoint.margin_s <= 86400.0:
+        raise ConfigError(f"checkpoint.margin_s={checkpoint.margin_s} is out of range: 0.0 to 86400.0.")
+    if checkpoint.best is not None:
+        if checkpoint.best not in BEST_METRICS:
+            raise ConfigError(
+                f"checkpoint.best={checkpoint.best} is not allowed. Allowed: {', '.join(BEST_METRICS)} (or null)."
+            )
+        if not config.eval.every:
+            raise ConfigError(
+                f"checkpoint.best={checkpoint.best} needs eval.every=N: without evaluations there is no best."
+            )
+
+
+def check_profile(config: TrainConfig) -> None:
+    """Refuse a range of steps to trace that the run does not have.
+
+    Raises:
+        ConfigError: shows both numbers and the run's.
+    """
+    steps = config.profile.steps
+    if steps is None:
+        return
+    if len(steps) != 2 or not 1 <= steps[0] <= steps[1] <= config.steps:
+        raise ConfigError(
+            f"profile.steps={steps} is not allowed: [a, b] with 1 <= a <= b <= steps={config.steps}, or null."
+        )
+
+
+def check_tracking(config: TrainConfig) -> None:
+    """Refuse trackers that are not installed, and options that no tracker would use.
+
+    Raises:
+        ConfigError: names the extra to install, or the key.
+    """
+    tracking = config.tracking
+    for package in ("wandb", "mlflow"):
+        if getattr(tracking, package) and not _installed(package):
+            raise ConfigError(
+                f"tracking.{package}=true needs the package {package}: pip install 'crossthink[{package}]'."
+            )
+    if tracking.mlflow_uri is not None and not tracking.mlflow:
+        raise ConfigError(f"tracking.mlflow_uri={tracking.mlflow_uri} has no use without tracking.mlflow=true.")
+
+
+def _installed(package: str) -> bool:
+    # A folder of that name, as offline runs of W&B leave one, is found too, but has no code.
+    found = importlib.util.find_spec(package)
+    return found is not None and found.origin is not None
 
 
 def _ranges(config: TrainConfig) -> tuple[tuple[str, Any, float, float], ...]:

@@ -18,6 +18,7 @@ from crossthink.files import commit_dir, names_full_disk
 from recipes.evaluate import find_checkpoint
 from recipes.manifest import verify_manifest, write_manifest
 from recipes.model_folder import MEGATRON_FORMAT, check_shape, is_megatron_folder, read_model_config
+from recipes.quiet import quiet_libraries
 from recipes.run_folder import model_folder
 
 HUGGINGFACE, MEGATRON, AUTO = "huggingface", "megatron", "auto"
@@ -32,17 +33,10 @@ def run(config: ConvertConfig) -> None:
         UserError: the weights are damaged, or not those of their config; names file and tensor.
     """
     check(config)
+    quiet_libraries()
     checkpoint = Path(config.checkpoint)
     weights, base = find_weights(checkpoint)
     to = config.to if config.to != AUTO else (MEGATRON if weights is None else HUGGINGFACE)
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    ranks = config.tensor_parallel * config.pipeline_parallel
-    if ranks != world:
-        raise ConfigError(
-            f"tensor_parallel × pipeline_parallel = {config.tensor_parallel} × {config.pipeline_parallel} = {ranks}, "
-            f"but this is {world} process{'es' if world > 1 else ''}. Start {ranks}, for example with "
-            f"`torchrun --nproc-per-node {ranks} -m recipes.cli convert ...`."
-        )
     check_shape(read_model_config(base), config.tensor_parallel, config.pipeline_parallel, str(base))
     _convert(config, to, weights, base)
 
@@ -70,6 +64,14 @@ def check(config: ConvertConfig) -> None:
             raise ConfigError(f"{key}={size} is too small: at least 1.")
     if not config.max_shard_gb > 0:
         raise ConfigError(f"max_shard_gb={config.max_shard_gb} is too small: more than 0.")
+    world = int(os.environ.get("WORLD_SIZE", "1"))
+    ranks = config.tensor_parallel * config.pipeline_parallel
+    if ranks != world:
+        raise ConfigError(
+            f"tensor_parallel × pipeline_parallel = {config.tensor_parallel} × {config.pipeline_parallel} = {ranks}, "
+            f"but this is {world} process{'es' if world > 1 else ''}. Start {ranks}, for example with "
+            f"`torchrun --nproc-per-node {ranks} -m recipes.cli convert ...`."
+        )
 
 
 def find_weights(checkpoint: Path) -> tuple[Path | None, Path]:
@@ -106,9 +108,7 @@ def _convert(config: ConvertConfig, to: str, weights: Path | None, base: Path) -
     from recipes.actors.megatron.import_weights import SafetensorsSource
     from recipes.actors.megatron.layout import WeightLayout
     from recipes.actors.megatron.mesh import join_mesh, leave_mesh
-    from recipes.quiet import quiet_libraries
 
-    quiet_libraries()
     torch.set_num_threads(config.threads)
     out = Path(config.out)
     mesh = join_mesh(config.tensor_parallel, config.pipeline_parallel)

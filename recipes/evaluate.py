@@ -113,11 +113,14 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
 def find_checkpoint(path: Path) -> tuple[Path, TrainConfig | None]:
     """What `checkpoint=` names: a Hugging Face folder (no config), or a run's checkpoint with the run's config.
 
+    `RUN/checkpoints/best` is the checkpoint that this file names.
+
     Raises:
         ConfigError: neither.
     """
     from recipes.rl import checkpoints
 
+    path = checkpoints.find_pointed(path) or path
     if (path / CONFIG).is_file():
         newest = checkpoints.latest(path)
         if newest is None:

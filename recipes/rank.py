@@ -86,16 +86,15 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
             seed=config.seed,
             settings=config.actor,
         )
-    start = skipped = 0
-    checkpoint = checkpoints.latest(out)
+    start, state = 0, None
+    checkpoint = checkpoints.newest_whole(out)
     if checkpoint:
-        checkpoint.verify()
         state = checkpoint.trainer_state()
         actor.load(checkpoint.folder)
         if critic:
             critic.load(checkpoint.folder)
         prompts.load_state_dict(state["prompts"])
-        start, skipped = state["step"], state.get("skipped", 0)
+        start = state["step"]
     first = mesh.rank == 0
     parts = Parts(
         actor=actor,
@@ -112,19 +111,60 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
             step=start,
         ),
         client=reward_client(config.reward, urls) if first else None,
-        records=Records(out, start) if first else None,
+        records=Records(out, start, _trackers(config)) if first else None,
         progress=RunProgress(config, start) if first else None,
         evaluate=None,
         critic=critic,
+        throughput=_throughput(config, folder, mesh, actor.engine.multiple),
     )
     if config.eval.every:
         parts = replace(parts, evaluate=_evaluator(config, parts))
     try:
-        train(config, parts, start, skipped)
+        train(config, parts, start, state)
     finally:
         for part in (parts.progress, parts.records, parts.client):
             if part:
                 part.close()
+
+
+def _trackers(config: TrainConfig) -> list[Any]:
+    """The trackers that the config asks for; they get all of it but its secrets and their own section."""
+    import yaml
+
+    from conf.compose import to_yaml
+    from recipes.reporting.facts import without_secrets
+    from recipes.rl.trackers import start_trackers
+
+    shown = without_secrets(yaml.safe_load(to_yaml(config)))
+    del shown["tracking"]
+    return start_trackers(Path(config.out), config.tracking, shown)
+
+
+def _throughput(config: TrainConfig, folder: Path, mesh: Any, multiple: int) -> Any:
+    """What MFU and FLOP/s are computed from; says at the start where there will be no MFU."""
+    import torch
+
+    from recipes.actors.megatron.model import precision_on
+    from recipes.families import read_shape
+    from recipes.model_folder import read_model_config
+    from recipes.peaks import peak_tflops
+    from recipes.rl.throughput import Throughput
+
+    precision = precision_on(mesh, config.actor)
+    number_format = precision.dtype if precision.fp8 == "off" else "fp8"
+    on_gpu = mesh.device.type == "cuda"
+    device = torch.cuda.get_device_name(mesh.device) if on_gpu else "the CPU"
+    peak = peak_tflops(device, number_format)
+    if mesh.rank == 0 and peak is None:
+        print(f"mfu stays null: no peak of {device} in {number_format} is known.", file=sys.stderr)
+    return Throughput(
+        shape=read_shape(read_model_config(folder), str(folder)),
+        devices=mesh.world,
+        data=mesh.data,
+        micro_batch_tokens=config.micro_batch_tokens,
+        multiple=multiple,
+        peak_tflops=peak,
+    )
 
 
 def _evaluator(config: TrainConfig, parts: Any) -> Any:

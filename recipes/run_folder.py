@@ -30,7 +30,7 @@ DEMO_HELD_OUT = "demo/held_out"
 MAY_CHANGE = (
     "resume", "steps", "actor", "rollout.batch_size", "micro_batch_tokens", "checkpoint", "eval.every",
     "optimizer.max_skipped", "reward.url", "reward.workers", "reward.deadline_s", "reward.outage_limit_s",
-    "reward.max_invalid", "reward.token",
+    "reward.max_invalid", "reward.token", "profile", "tracking",
 )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
 from recipes import launch, prepare
 from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
-from recipes.checks import check_algorithm
+from recipes.checks import check_algorithm, check_checkpoint, check_profile, check_tracking
 from recipes.model_folder import check_model_folder, read_model_config, weights_key
+from recipes.rl.walltime import job_end
 from recipes.run_folder import (
     claim,
     locked,
@@ -58,9 +59,8 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
     rules = _rules(config, urls)  # asked now: an unreachable server should be known before anything is made
     from recipes.rl import checkpoints
 
-    newest = checkpoints.latest(out)
-    if newest and newest.step >= config.steps:
-        print(f"{out} is finished: {newest.step} of {config.steps} steps. Raise steps= to train on.", file=sys.stderr)
+    if checkpoints.is_finished(out, config.steps):
+        print(f"{out} is finished: it has its {config.steps} steps. Raise steps= to train on.", file=sys.stderr)
         return EXIT_DONE
     prepare.prepare(config)
     pool = check_pool(config)
@@ -83,6 +83,10 @@ def check(config: TrainConfig) -> None:
     """
     _check_numbers(config)
     check_algorithm(config)
+    check_profile(config)
+    check_tracking(config)
+    check_checkpoint(config)
+    job_end(os.environ)
     _check_shaping(config)
     for key, value, allowed in (
         ("model.name", config.model.name, ("tiny", "folder")),
@@ -167,8 +171,6 @@ def _check_numbers(config: TrainConfig) -> None:
         ("actor.data_parallel", config.actor.data_parallel or 1, 1),
         ("actor.threads", config.actor.threads or 1, 1),
         ("rollout.batch_size", config.rollout.batch_size, 1),
-        ("checkpoint.every", config.checkpoint.every, 1),
-        ("checkpoint.keep", config.checkpoint.keep, 1),
         ("eval.every", config.eval.every, 0),
         ("warm_start.steps", config.warm_start.steps, 1),
         ("seed", config.seed, 0),

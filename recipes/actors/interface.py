@@ -71,6 +71,22 @@ class StepResult:
         return math.isfinite(self.grad_norm) and math.isfinite(self.sums["loss"])
 
 
+class Staged(Protocol):
+    """A copy of an engine's state on its way to disk; training may go on meanwhile."""
+
+    def write(self) -> None:
+        """Write this rank's part. No collective; may run in another thread.
+
+        Raises:
+            OSError: no space left, or another failure of the file system.
+        """
+        ...
+
+    def finish(self) -> None:
+        """When every rank has written. Collective."""
+        ...
+
+
 class Actor(Protocol):
     """A policy engine. All methods are collective: every rank calls them with equal arguments."""
 
@@ -104,6 +120,10 @@ class Actor(Protocol):
         """Write weights, optimizer and RNG of every rank into an existing folder."""
         ...
 
+    def stage(self, folder: Path) -> Staged:
+        """Copy what `save` would write, for writing it into `folder` later."""
+        ...
+
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, at these or other parallel sizes."""
         ...
@@ -135,6 +155,10 @@ class Critic(Protocol):
         """Write weights and optimizer into an existing folder, beside the actor's files."""
         ...
 
+    def stage(self, folder: Path) -> Staged:
+        """As `Actor.stage`."""
+        ...
+
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, at these or other parallel sizes."""
         ...
@@ -148,15 +172,30 @@ def micro_batches(
     Returns:
         Pairs of the indices into `samples` and the micro-batch. A sample longer than the budget stands alone.
     """
-    order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].token_ids), i))
-    packs: list[list[int]] = []
-    for index in order:
-        width = len(samples[packs[-1][0]].token_ids) if packs else 0
-        if packs and (len(packs[-1]) + 1) * width <= token_budget:
-            packs[-1].append(index)
+    found = packs([len(sample.token_ids) for sample in samples], token_budget)
+    return [(pack, _pad([samples[i] for i in pack], pad_id)) for pack in found]
+
+
+def packs(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """The indices of each micro-batch that `micro_batches` makes of samples of so many tokens, the longest first."""
+    found: list[list[int]] = []
+    for index in longest_first(lengths):
+        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= token_budget:
+            found[-1].append(index)
         else:
-            packs.append([index])
-    return [(pack, _pad([samples[i] for i in pack], pad_id)) for pack in packs]
+            found.append([index])
+    return found
+
+
+def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
+    """Indices of each data-parallel rank's samples, dealt by length so that ranks carry equal token counts."""
+    order = longest_first(lengths)
+    return [order[rank::ranks] for rank in range(ranks)]
+
+
+def longest_first(lengths: Sequence[int]) -> list[int]:
+    """Indices by falling length; equal lengths keep their order."""
+    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
 
 
 def _pad(samples: Sequence[TokenizedSample], pad_id: int) -> MicroBatch:

@@ -58,15 +58,14 @@ def rules_of_run(data: RunData) -> str | None:
 
 def config_yaml(config: dict[str, Any]) -> str:
     """The config as it may be shown around."""
-    return yaml.safe_dump(_without_secrets(config), sort_keys=False, allow_unicode=True)
+    return yaml.safe_dump(without_secrets(config), sort_keys=False, allow_unicode=True)
 
 
-def _without_secrets(value: Any) -> Any:
+def without_secrets(value: Any) -> Any:
+    """A config, or a part of it, with its secrets replaced."""
     if isinstance(value, dict):
-        return {
-            key: "(hidden)" if key == "token" and inner else _without_secrets(inner) for key, inner in value.items()
-        }
-    return [_without_secrets(inner) for inner in value] if isinstance(value, list) else value
+        return {key: "(hidden)" if key == "token" and inner else without_secrets(inner) for key, inner in value.items()}
+    return [without_secrets(inner) for inner in value] if isinstance(value, list) else value
 
 
 def _ranks(actor: dict[str, Any]) -> str:

@@ -72,6 +72,9 @@ def view(data: RunData) -> dict[str, Any]:
         "phases": _phases(data, trained),
         "token_total": tokens or None,
         "token_rate": tokens / trained if tokens and trained else None,
+        "mfu": _mean(data.known("mfu")),
+        "padding": _mean(data.known("padding")),
+        "peak_memory_mb": max(data.known("peak_memory_mb"), default=None),
         "invalid": max(data.known("invalid"), default=None),
         "facts": facts(data),
         "config_yaml": config_yaml(data.config),
@@ -231,6 +234,10 @@ def _length(scores: Scores | None, verdict: str) -> dict[str, Any]:
         "value": getattr(scores, f"tokens_{verdict}"),
         "count": right if verdict == "right" else scores.judged - right,
     }
+
+
+def _mean(values: list[float]) -> float | None:
+    return sum(values) / len(values) if values else None
 
 
 def _phase_seconds(data: RunData, phase: str) -> float | None:

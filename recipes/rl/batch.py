@@ -79,6 +79,11 @@ class RolloutBatch:
         """bool [prompts, group]: the verdict is neither bad_gold nor error."""
         return torch.tensor([s.verdict.is_valid for s in self.samples]).view(-1, self.group)
 
+    @property
+    def lengths(self) -> list[tuple[int, int]]:
+        """Prompt and response tokens of each sample."""
+        return [(len(s.prompt.token_ids), len(s.response.token_ids)) for s in self.samples]
+
     def parts(self, count: int) -> Iterator[RolloutBatch]:
         """`count` equal parts, cut between prompts."""
         size = len(self.samples) // count

@@ -1,4 +1,4 @@
-"""When and where a run is saved, and what of it is trusted on the way back.
+"""Where a run's checkpoints are, and what of them is trusted on the way back.
 
 `checkpoints/step_NNNNNN/` appears whole or not at all; `latest` names the newest and moves last.
 """
@@ -6,21 +6,23 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch.distributed as dist
-
-from crossthink.errors import UserError
+from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_file, commit_dir, names_full_disk, write_json
-from recipes.manifest import verify_manifest, write_manifest
-from recipes.rl.spmd import any_rank, is_first_rank
+from recipes.manifest import DamagedError, verify_manifest, write_manifest
+from recipes.rl.retention import BEST, prune
+from recipes.rl.spmd import broadcast_json, is_first_rank
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 TRAINER = "trainer.json"
+_NAME = re.compile(r"step_\d+")
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,10 @@ class Checkpoint:
         """Check owner and SHA-256 of every file, because torch's metadata is a pickle.
 
         Raises:
-            UserError: a file is missing, changed or somebody else's.
+            DamagedError: a file is missing or changed.
+            UserError: they are somebody else's.
         """
-        verify_manifest(self.folder, f"Remove {self.folder} to resume from an earlier one.")
+        verify_manifest(self.folder, "Choose another checkpoint of the run.")
 
 
 def latest(out: Path) -> Checkpoint | None:
@@ -54,58 +57,158 @@ def latest(out: Path) -> Checkpoint | None:
         UserError: `latest` names a folder that is gone.
     """
     pointer = out / CHECKPOINTS / LATEST
-    if not pointer.is_file():
+    return named_by(pointer) if pointer.is_file() else None
+
+
+def named_by(pointer: Path) -> Checkpoint:
+    """The checkpoint that `latest` or `best` names.
+
+    Raises:
+        UserError: it is gone.
+    """
+    name = _read(pointer)
+    if not _NAME.fullmatch(name) or not (pointer.parent / name).is_dir():
+        raise UserError(f"{pointer} names {name}, which is gone. Write the name of a kept checkpoint into it.")
+    return Checkpoint(pointer.parent / name)
+
+
+def is_finished(out: Path, steps: int) -> bool:
+    """Whether `latest` names a whole checkpoint of step `steps` or later.
+
+    Raises:
+        UserError: it is somebody else's.
+    """
+    pointer = out / CHECKPOINTS / LATEST
+    name = _read(pointer) if pointer.is_file() else ""
+    if not _NAME.fullmatch(name) or Checkpoint(pointer.parent / name).step < steps:
+        return False
+    try:
+        Checkpoint(pointer.parent / name).verify()
+    except DamagedError:
+        return False
+    return True
+
+
+def newest_whole(out: Path) -> Checkpoint | None:
+    """What a run goes on from: the checkpoint that `latest` names, else the newest earlier one that is whole.
+
+    Where it is not the one that `latest` names, a line on stderr names both and says why. Rank 0 looks. Collective.
+
+    Returns:
+        None where nothing was saved yet.
+
+    Raises:
+        UserError: none is whole, or they are somebody else's.
+    """
+    found: dict[str, Any] = {}
+    if is_first_rank():
+        try:
+            checkpoint = _newest_whole(out)
+            found["name"] = checkpoint.folder.name if checkpoint else None
+        except UserError as error:
+            found["refused"] = str(error)
+    found = broadcast_json(found)
+    if "refused" in found:
+        raise UserError(found["refused"])
+    return Checkpoint(out / CHECKPOINTS / found["name"]) if found["name"] else None
+
+
+def _newest_whole(out: Path) -> Checkpoint | None:
+    root = out / CHECKPOINTS
+    if not (root / LATEST).is_file():
         return None
-    folder = out / CHECKPOINTS / pointer.read_text("utf-8").strip()
-    if not folder.is_dir():
-        raise UserError(f"{pointer} names {folder.name}, which is gone. Write the name of a kept checkpoint into it.")
-    return Checkpoint(folder)
+    name = _read(root / LATEST)
+    reasons = []
+    for checkpoint in _candidates(root, name):
+        try:
+            checkpoint.verify()
+        except DamagedError as error:
+            reasons.append(str(error))
+            continue
+        if checkpoint.folder.name != name:
+            why = reasons[0] if reasons else f"{root / LATEST} names {name!r}, which is no checkpoint."
+            print(
+                f"crossthink: WARNING: the newest checkpoint, {root / name}, is damaged: {why} Going on from "
+                f"{checkpoint.folder}; the steps after it are made again.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return checkpoint
+    raise UserError(
+        f"No checkpoint in {root} is whole: {' '.join(reasons) or f'{LATEST} names {name!r}.'} Start a new run in "
+        "another out=."
+    )
 
 
-class Saves(Protocol):
-    """The engines of a run: what a checkpoint is made from."""
+def _candidates(root: Path, name: str) -> list[Checkpoint]:
+    """The checkpoint called `name`, then those before it, newest first; all of them where there is no such name."""
+    earlier = [Checkpoint(folder) for folder in root.glob("step_*") if _NAME.fullmatch(folder.name)]
+    newest_first = sorted(earlier, key=lambda c: c.step, reverse=True)
+    if not _NAME.fullmatch(name):
+        return newest_first
+    named = Checkpoint(root / name)
+    return [named, *(c for c in newest_first if c.step < named.step)]
 
-    def save(self, folder: Path) -> None: ...
+
+def _read(pointer: Path) -> str:
+    return pointer.read_text("utf-8", errors="replace").strip()
 
 
-def save(out: Path, step: int, engines: Saves, trainer_state: dict[str, Any], keep: int) -> Checkpoint:
-    """Save a checkpoint, atomically; then move `latest` and remove all but the `keep` last. Collective.
+def find_pointed(path: Path) -> Path | None:
+    """The checkpoint's folder where `path` is a run's `checkpoints/best` or `checkpoints/latest`, else None.
+
+    Raises:
+        ConfigError: a run's `best` is asked for and it has none.
+        UserError: the checkpoint is gone.
+    """
+    if path.parent.name != CHECKPOINTS or path.name not in (BEST, LATEST):
+        return None
+    if not path.is_file():
+        raise ConfigError(f"checkpoint={path}: the run has saved no {path.name} checkpoint yet.")
+    return named_by(path).folder
+
+
+def clear_unfinished(out: Path) -> None:
+    """Remove what a run that was killed while it saved has left aside."""
+    for aside in (out / CHECKPOINTS).glob(".*.tmp"):
+        if aside.is_dir():
+            shutil.rmtree(aside)
+        else:
+            aside.unlink()
+
+
+def paths(out: Path, step: int) -> tuple[Path, Path]:
+    """The folder of the checkpoint of `step`, and where it is written before it is whole."""
+    target = out / CHECKPOINTS / f"step_{step:06d}"
+    return target, target.with_name(f".{target.name}.tmp")  # one name on every rank, so no process id in it
+
+
+def begin(aside: Path) -> None:
+    """Make the empty folder that engines write into.
+
+    Raises:
+        DiskFullError: no space left.
+    """
+    with names_full_disk(aside.parent):
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir(parents=True)
+
+
+def commit(aside: Path, target: Path, trainer_state: dict[str, Any], keep: int) -> None:
+    """Turn what the engines wrote into a checkpoint; then move `best`, if this is it, and `latest`, and prune.
 
     Raises:
         DiskFullError: no space left; earlier checkpoints stay.
     """
-    root = out / CHECKPOINTS
-    target = root / f"step_{step:06d}"
-    aside = root / f".{target.name}.tmp"  # one name on every rank, so no process id in it
-    if is_first_rank():
-        with names_full_disk(root):
-            shutil.rmtree(aside, ignore_errors=True)
-            aside.mkdir(parents=True)
-    dist.barrier()
-    try:
-        with names_full_disk(target):
-            engines.save(aside)
-        if is_first_rank():
-            write_json(aside / TRAINER, trainer_state)
-            write_manifest(aside, {"format": "crossthink-checkpoint", "step": step})
-            shutil.rmtree(target, ignore_errors=True)  # left by an attempt that was cut off before `latest` moved
-            with names_full_disk(target):
-                commit_dir(aside, target)
-            with atomic_file(root / LATEST) as handle:
-                handle.write(target.name + "\n")
-            _prune(root, step, keep)
-    finally:
-        if is_first_rank():
-            shutil.rmtree(aside, ignore_errors=True)
-    any_rank(False)  # nobody goes on before rank 0 is done
-    return Checkpoint(target)
-
-
-def _prune(root: Path, newest: int, keep: int) -> None:
-    """Remove all but the `keep` last of the checkpoints up to step `newest`.
-
-    Later ones stand there where somebody took the run back by hand; they count for nothing.
-    """
-    found = [Checkpoint(folder) for folder in root.glob("step_*")]
-    for old in sorted((c for c in found if c.step <= newest), key=lambda c: c.step)[:-keep]:
-        shutil.rmtree(old.folder)
+    step = trainer_state["step"]
+    write_json(aside / TRAINER, trainer_state)
+    write_manifest(aside, {"format": "crossthink-checkpoint", "step": step})
+    shutil.rmtree(target, ignore_errors=True)  # left by an attempt that was cut off before `latest` moved
+    with names_full_disk(target):
+        commit_dir(aside, target)
+    # `best` before `latest`: a run that is killed in between makes this step again, and moves both again.
+    is_best = (trainer_state.get("best") or {}).get("step") == step
+    for pointer in (BEST, LATEST) if is_best else (LATEST,):
+        with atomic_file(target.parent / pointer) as handle:
+            handle.write(target.name + "\n")
+    prune(target.parent, step, keep)

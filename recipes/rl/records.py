@@ -7,29 +7,47 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch.profiler import record_function
 from torch.utils.tensorboard import SummaryWriter
 
 from crossthink.files import atomic_file, names_full_disk
 from recipes.rl.batch import RolloutBatch, Sample
+from recipes.rl.trackers import Tracker
 from recipes.run_files import BAD_BATCHES, EVALUATIONS, METRICS, ROLLOUTS, TENSORBOARD, read_lines, rollout_file
 
 
+@dataclass(frozen=True)
+class Pass:
+    """Samples that went through a model once: the phase, what kind of pass, prompt and response tokens of each."""
+
+    phase: str
+    kind: str
+    lengths: Sequence[tuple[int, int]]
+
+
 class PhaseClock:
-    """Seconds of each phase of a step."""
+    """Seconds of each phase of a step, and what was computed in them."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
+        self.passes: list[Pass] = []
+
+    def ran(self, phase: str, kind: str, lengths: Iterable[tuple[int, int]]) -> None:
+        """Note a pass, of a kind that `recipes.rl.throughput` knows."""
+        self.passes.append(Pass(phase, kind, list(lengths)))
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Add the block's wall-clock seconds to phase `name`."""
+        """Add the block's wall-clock seconds to phase `name`, which is also a range of the profiler's."""
         start = time.perf_counter()
         try:
-            yield
+            with record_function(name):
+                yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
@@ -42,8 +60,9 @@ class PhaseClock:
 class Records:
     """Writes the records of a run from `step` on; whatever an earlier attempt wrote beyond it is removed."""
 
-    def __init__(self, out: Path, step: int) -> None:
+    def __init__(self, out: Path, step: int, trackers: Sequence[Tracker] = ()) -> None:
         self.out = out
+        self.trackers = trackers
         with names_full_disk(out):
             (out / ROLLOUTS).mkdir(parents=True, exist_ok=True)
             for name in (METRICS, EVALUATIONS):
@@ -73,17 +92,28 @@ class Records:
         self._scalars("eval", summary, summary["step"])
 
     def _scalars(self, prefix: str, values: dict[str, Any], step: int) -> None:
+        found = dict(_flat(prefix, values))
         with names_full_disk(self.out / TENSORBOARD):
-            for name, value in values.items():
-                if isinstance(value, dict):
-                    self._scalars(f"{prefix}/{name}", value, step)
-                elif isinstance(value, int | float) and name != "step":
-                    self.tensorboard.add_scalar(f"{prefix}/{name}", value, step)
+            for name, value in found.items():
+                self.tensorboard.add_scalar(name, value, step)
+        for tracker in self.trackers:
+            tracker.log(found, step)
 
     def close(self) -> None:
         """Flush and close."""
         with names_full_disk(self.out / TENSORBOARD):
             self.tensorboard.close()
+        for tracker in self.trackers:
+            tracker.close()
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> Iterator[tuple[str, float]]:
+    """The numbers of a record, nested ones under names with a slash."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from _flat(f"{prefix}/{name}", value)
+        elif isinstance(value, int | float) and name != "step":
+            yield f"{prefix}/{name}", float(value)
 
 
 def _write_samples(path: Path, step: int, samples: Sequence[Sample]) -> None:

@@ -57,6 +57,30 @@ def test_what_is_refused(words, says):
         assert part in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["checkpoint.best=loss", "eval.every=1"], ("checkpoint.best=loss", "reward, accuracy, format")),
+        (["checkpoint.best=accuracy"], ("checkpoint.best=accuracy", "needs eval.every=")),
+        (["checkpoint.margin_s=-1"], ("checkpoint.margin_s=-1.0", "0.0 to")),
+        (["checkpoint.keep=0"], ("checkpoint.keep=0", "at least 1")),
+        (["checkpoint.every=0"], ("checkpoint.every=0", "at least 1")),
+    ],
+)
+def test_checkpoints_that_cannot_be(words, says):
+    test_what_is_refused(words, says)
+
+
+def test_the_best_checkpoint_may_be_asked_for():
+    check(config("checkpoint.best=accuracy", "eval.every=10", "checkpoint.asynchronous=true"))
+
+
+def test_a_job_end_that_is_none(monkeypatch):
+    monkeypatch.setenv("CROSSTHINK_JOB_END", "tonight")
+    with pytest.raises(ConfigError, match="CROSSTHINK_JOB_END=tonight"):
+        check(config())
+
+
 def test_ppo_changes_the_average_only():
     """Every other default is the dataclass's."""
     ppo, plain = config("algorithm=ppo").algorithm, TrainConfig().algorithm

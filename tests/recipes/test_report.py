@@ -78,7 +78,10 @@ def metrics(step):
         "passed_over": 0,
         "tokens": 9000,
         "tokens_per_second": 4500.0,
-        "mfu": None,
+        "mfu": 0.4 if step % 2 else 0.2,
+        "tflops": {"rollout": 1.5, "train": 90.0},
+        "padding": 0.021,
+        "peak_memory_mb": 600.0 + step,
         "seconds": {"rollout": 0.5, "reward": 0.1, "log_probs": 0.3, "train": 1.0, "refit": 0.1, "total": 2.0},
     }
 
@@ -174,6 +177,12 @@ def test_a_complete_run(tmp_path):
     assert "0123456789ab" in page.text and "c" * 64 in page.text and "2.13.0" in page.text
     assert "0.300 s" in page.text and "12.0 s 15.0 %" in page.text  # log_probs: 40 steps of 0.3 of 2 seconds
     assert page.tags.count("svg") == 12
+
+
+def test_how_well_the_machine_was_used(tmp_path):
+    _, page = page_of(make_run(tmp_path / "run"))
+    assert "utilisation of the train phase: 30.0 %. 2.1 % of the trained positions were padding." in page.text
+    assert "Peak memory of a rank: 640 MB." in page.text
 
 
 def test_it_fetches_nothing_and_ids_are_unique(tmp_path):

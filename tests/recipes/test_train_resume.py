@@ -13,8 +13,8 @@ from train_helpers import LIMIT_S, TinyWorld, crossthink, dump, metrics, started
 
 from crossthink.errors import EXIT_RESUMABLE
 
-# Seconds differ between equal runs; everything else may not.
-TIMES = ("seconds", "tokens_per_second")
+# Seconds and memory differ between equal runs; everything else may not.
+TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb")
 
 
 def without_times(line: dict[str, Any]) -> dict[str, Any]:

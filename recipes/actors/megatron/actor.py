@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.interface import LossFunction, MicroBatch, StepResult, TokenizedSample
+from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
 from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.export_weights import hf_weights
@@ -130,6 +130,10 @@ class MegatronActor:
     def save(self, folder: Path) -> None:
         """See `Actor.save`."""
         self.engine.save(folder)
+
+    def stage(self, folder: Path) -> Staged:
+        """See `Actor.stage`."""
+        return self.engine.stage(folder)
 
     def load(self, folder: Path) -> None:
         """See `Actor.load`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.strategies import filesystem_async
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
+from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
@@ -30,19 +33,77 @@ def save(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh
     Raises:
         OSError: not enough space, found out before anything is written.
     """
-    if mesh.rank == 0:
-        (folder / STATE).mkdir()
-        (folder / RNG).mkdir()
-    dist.barrier()
-    _reserve(folder, model, mesh)
-    # A synchronous save fetches its results in this process. megatron-core's own queue lives in a manager process,
-    # which takes seconds to start and outlives a killed trainer.
-    filesystem_async._results_queue = queue.Queue()
-    weights = _sharded_weights(model)
-    state = {"model": weights, "optimizer": sharded_adam(optimizer, weights, model, mesh)}
+    state = _begin(folder, model, optimizer, mesh)
     dist_checkpointing.save(state, str(folder / STATE))
-    save_file(_rng_state(mesh), folder / RNG / _rng_name(mesh))
     dist.barrier()
+
+
+def stage(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> StagedState:
+    """Copy into host memory what `save` would write, for writing it into `folder`. Collective.
+
+    Raises:
+        OSError: not enough space, found out before anything is written.
+    """
+    state = _begin(folder, model, optimizer, mesh)
+    request = dist_checkpointing.save(state, str(folder / STATE), async_sharded_save=True)
+    # What was on a device, or was put together by `sharded_adam`, is a copy already.
+    return StagedState(request, {t.untyped_storage().data_ptr() for t in (*model.parameters(), *model.buffers())})
+
+
+class StagedState:
+    """Implements `recipes.actors.interface.Staged` with megatron-core's request for an asynchronous save.
+
+    megatron-core would write in a forked process. A thread does without a fork of a process that holds threads,
+    sockets and a device.
+    """
+
+    def __init__(self, request: AsyncRequest, live: Collection[int]) -> None:
+        """
+        Args:
+            request: what megatron-core planned on this rank.
+            live: the storages that training goes on with.
+        """
+        self._finalize = request.finalize_fns
+        self._buckets: list[Any] = []
+        self._transforms: list[Any] = []
+        self._results: queue.Queue = queue.Queue()
+        if request.async_fn is not None:  # this rank has something to write
+            self._transforms, _ = request.async_fn.args  # of the function that would fork
+            self._results = request.async_fn_args[2]
+            self._buckets = [_apart(bucket, live) for bucket in request.preload_fn()]
+
+    def write(self) -> None:
+        """See `Staged.write`."""
+        found = {number: _write_bucket(number, bucket, self._transforms) for number, bucket in enumerate(self._buckets)}
+        self._buckets = []
+        self._results.put(found)
+
+    def finish(self) -> None:
+        """See `Staged.finish`."""
+        for function in self._finalize:
+            function()
+
+
+def _apart(bucket: Any, live: Collection[int]) -> Any:
+    """A file that is to be written, with copies of those tensors that share a storage with training."""
+    path, key, (bytes_data, tensors) = bucket
+    copies = [(item, t.clone() if t.untyped_storage().data_ptr() in live else t) for item, t in tensors]
+    return path, key, (bytes_data, copies)
+
+
+def _write_bucket(number: int, bucket: Any, transforms: list[Any]) -> list[Any]:
+    """Write one file. Returns where in it everything stands."""
+    results: queue.Queue = queue.Queue()
+    running: queue.Queue = queue.Queue()
+    running.put(number)
+    FileSystemWriterAsync.write_preloaded_data(transforms, number, bucket, results, running, use_fsync=True)
+    _, found = results.get_nowait()
+    if not isinstance(found, Exception):
+        return found
+    cause: BaseException | None = found
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__  # torch hides a full disk in a RuntimeError
+    raise cause or found
 
 
 def load(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> None:
@@ -60,6 +121,21 @@ def load(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh
     saved = sorted(path.name for path in (folder / RNG).iterdir())
     if _rng_name(mesh) in saved and len(saved) == mesh.world:
         _restore_rng(load_file(folder / RNG / _rng_name(mesh)), mesh)
+
+
+def _begin(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> dict[str, Any]:
+    """Make room and write the RNG states. Returns what `dist_checkpointing.save` is to write."""
+    if mesh.rank == 0:
+        (folder / STATE).mkdir()
+        (folder / RNG).mkdir()
+    dist.barrier()
+    _reserve(folder, model, mesh)
+    # A save fetches its results in this process. megatron-core's own queue lives in a manager process, which takes
+    # seconds to start and outlives a killed trainer.
+    filesystem_async._results_queue = queue.Queue()
+    save_file(_rng_state(mesh), folder / RNG / _rng_name(mesh))
+    weights = _sharded_weights(model)
+    return {"model": weights, "optimizer": sharded_adam(optimizer, weights, model, mesh)}
 
 
 def _reserve(folder: Path, model: GPTModel, mesh: Mesh) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import AutoConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.interface import LossFunction, MicroBatch, StepResult, TokenizedSample
+from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
 from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.import_weights import load_hf_weights
@@ -106,15 +106,22 @@ class MegatronCritic:
 
     def save(self, folder: Path) -> None:
         """See `Critic.save`."""
-        aside = folder / CRITIC
-        if self.engine.mesh.rank == 0:
-            aside.mkdir()
-        torch.distributed.barrier()
-        self.engine.save(aside)
+        self.engine.save(self._own(folder))
+
+    def stage(self, folder: Path) -> Staged:
+        """See `Critic.stage`."""
+        return self.engine.stage(self._own(folder))
 
     def load(self, folder: Path) -> None:
         """See `Critic.load`."""
         self.engine.load(folder / CRITIC)
+
+    def _own(self, folder: Path) -> Path:
+        own = folder / CRITIC
+        if self.engine.mesh.rank == 0:
+            own.mkdir()
+        torch.distributed.barrier()
+        return own
 
 
 def _values(model: GPTModel, batch: MicroBatch, values_bt1: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

@@ -13,7 +13,16 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.interface import LossFunction, MicroBatch, StepResult, TokenizedSample, micro_batches, response_span
+from recipes.actors.interface import (
+    LossFunction,
+    MicroBatch,
+    Staged,
+    StepResult,
+    TokenizedSample,
+    micro_batches,
+    response_span,
+    shares,
+)
 from recipes.actors.megatron import checkpoint
 from recipes.actors.megatron.mesh import Mesh
 from recipes.actors.megatron.offload import TrainingStateOffload
@@ -142,6 +151,12 @@ class Engine:
         self.gather()
         checkpoint.save(folder, self.model, self.adam, self.mesh)
 
+    def stage(self, folder: Path) -> Staged:
+        """Copy what `save` would write, for writing it into an existing folder later."""
+        self.onload()
+        self.gather()
+        return checkpoint.stage(folder, self.model, self.adam, self.mesh)
+
     def load(self, folder: Path) -> None:
         """Read what `save` wrote, at these or other parallel sizes."""
         self.onload()
@@ -157,9 +172,8 @@ class Engine:
             )
 
     def _share(self, samples: Sequence[TokenizedSample]) -> list[int]:
-        """Indices of this data-parallel rank's samples, dealt by length so that ranks carry equal token counts."""
-        order = sorted(range(len(samples)), key=lambda i: (-len(samples[i].token_ids), i))
-        return order[self.mesh.data_rank :: self.mesh.data]
+        """Indices of this data-parallel rank's samples."""
+        return shares([len(sample.token_ids) for sample in samples], self.mesh.data)[self.mesh.data_rank]
 
     def _collect(self, model: GPTModel, batch: MicroBatch, output_bt: Tensor, non_loss_data: bool = True) -> Tensor:
         return self.head(model, batch, output_bt)[0]

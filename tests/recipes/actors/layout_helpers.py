@@ -50,6 +50,7 @@ class Job:
         load: checkpoint to begin with.
         save: where the state after step `save_after` is saved.
         save_after: see `save`.
+        aside: copy the state there and then, and write it after the next step.
         bucket: parameters in a gradient bucket, so that overlapping has several; None: megatron-core's choice.
     """
 
@@ -65,6 +66,7 @@ class Job:
     load: str | None = None
     save: str | None = None
     save_after: int = 0
+    aside: bool = False
     bucket: int | None = None
 
 
@@ -237,12 +239,23 @@ def _train_critic(job: Job, mesh: Any, folder: Path) -> list[dict[str, float]]:
     return found
 
 
+_staged: dict[str, Any] = {}  # by job: what is written after the next step
+
+
 def _save(job: Job, engine: Any, step: int) -> None:
     if job.save and step == job.save_after:
         if torch.distributed.get_rank() == 0:
             Path(job.save).mkdir()
         torch.distributed.barrier()
-        engine.save(Path(job.save))
+        if not job.aside:
+            engine.save(Path(job.save))
+        else:
+            _staged[job.name] = engine.stage(Path(job.save))
+    elif job.name in _staged:
+        staged = _staged.pop(job.name)
+        staged.write()
+        torch.distributed.barrier()
+        staged.finish()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.train import TrainConfig
-from recipes.actors.interface import LossFunction, StepResult, TokenizedSample, micro_batches
+from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample, micro_batches
 from recipes.rl import checkpoints
 from recipes.rl.loop import Parts, train
 from recipes.rl.records import Records
@@ -84,10 +86,31 @@ class TableEngine:
         assert not self.away
         torch.save({"table": self.table.detach(), "adam": self.adam.state_dict()}, self.state_file(folder))
 
+    def stage(self, folder: Path) -> Staged:
+        assert not self.away
+        return StagedTable(
+            self.state_file(folder),
+            copy.deepcopy({"table": self.table.detach(), "adam": self.adam.state_dict()}),
+        )
+
     def load(self, folder: Path) -> None:
         state = torch.load(self.state_file(folder))
         self.table.data.copy_(state["table"])
         self.adam.load_state_dict(state["adam"])
+
+
+@dataclass
+class StagedTable:
+    """Implements `recipes.actors.interface.Staged`."""
+
+    file: Path
+    state: dict[str, Any]
+
+    def write(self) -> None:
+        torch.save(self.state, self.file)
+
+    def finish(self) -> None:
+        assert self.file.is_file()
 
 
 class TableActor(TableEngine):
@@ -203,23 +226,26 @@ def table_config(out: Path, steps: int, **options: Any) -> TrainConfig:
     return config
 
 
-def table_run(config: TrainConfig, actor: TableActor | None = None, budget: int = 10**9, judge: Any = None) -> Parts:
-    """Train from the newest checkpoint in `config.out`, or from nothing; returns the parts."""
+def table_run(
+    config: TrainConfig, actor: TableActor | None = None, budget: int = 10**9, judge: Any = None, **more: Any
+) -> Parts:
+    """Train from the newest checkpoint in `config.out`, or from nothing; returns the parts. `more`: further parts."""
     out = Path(config.out)
     actor, prompts = actor or TableActor(budget), Numbers()
     critic = TableCritic(budget) if config.algorithm.name == "ppo" else None
-    start = skipped = 0
+    start, state = 0, None
     newest = checkpoints.latest(out)
     if newest:
         state = newest.trainer_state()
-        start, skipped, prompts.position = state["step"], state["skipped"], state["prompts"]["position"]
+        start, prompts.position = state["step"], state["prompts"]["position"]
         for engine in filter(None, (actor, critic)):
             engine.load(newest.folder)
     params = SamplingParams(1.0, 1.0, LONGEST, (STOP,), VOCABULARY, config.seed, start)
     records = Records(out, start)
-    parts = Parts(actor, TableRollouts(), prompts, Words(), params, judge or NextNumber(), records, None, None, critic)
+    more = {"evaluate": None, "critic": critic} | more
+    parts = Parts(actor, TableRollouts(), prompts, Words(), params, judge or NextNumber(), records, None, **more)
     try:
-        train(config, parts, start, skipped)
+        train(config, parts, start, state)
     finally:
         records.close()
     return parts

@@ -7,10 +7,12 @@ import shutil
 
 import pytest
 
-from crossthink.errors import UserError
+from crossthink.errors import ConfigError, UserError
 from crossthink.files import DiskFullError
+from recipes.manifest import DamagedError
 from recipes.rl import checkpoints
-from recipes.rl.checkpoints import Checkpoint, latest, save
+from recipes.rl.checkpoints import Checkpoint, is_finished, latest, newest_whole, paths
+from recipes.rl.saver import save_now
 
 
 class FakeActor:
@@ -29,7 +31,8 @@ class FakeActor:
 
 def save_steps(out, *steps, keep=10, actor=None):
     for step in steps:
-        save(out, step, actor or FakeActor(), {"step": step, "prompts": {"position": 8 * step}}, keep)
+        target, aside = paths(out, step)
+        save_now(target, aside, actor or FakeActor(), {"step": step, "prompts": {"position": 8 * step}}, keep)
 
 
 def kept(out):
@@ -134,7 +137,7 @@ def test_a_changed_byte_is_found(saved, name, where):
     with pytest.raises(UserError) as caught:
         saved.verify()
     assert f"{path} was changed since it was saved" in str(caught.value)
-    assert f"Remove {saved.folder}" in str(caught.value)
+    assert "Choose another checkpoint" in str(caught.value)
 
 
 @pytest.mark.parametrize("change", [lambda data: data + b"x", lambda data: data[:-1], lambda data: b""])
@@ -196,3 +199,86 @@ def test_somebody_elses_checkpoint(saved, monkeypatch):
         )
     with pytest.raises(UserError, match="belongs to another user"):
         saved.verify()
+
+
+@pytest.fixture
+def four(alone, tmp_path):
+    save_steps(tmp_path, 10, 20, 30, 40)
+    return tmp_path
+
+
+def folder(out, step):
+    return out / "checkpoints" / f"step_{step:06d}"
+
+
+DAMAGE = {
+    "a changed file": lambda path: (path / "actor" / "weights").write_bytes(b"x"),
+    "a missing file": lambda path: (path / "actor" / "rng").unlink(),
+    "an unreadable manifest": lambda path: (path / "manifest.json").write_text("{"),
+    "no manifest": lambda path: (path / "manifest.json").unlink(),
+    "no folder": shutil.rmtree,
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_checkpoint_gives_way_to_the_newest_whole_one(four, capsys, damage):
+    DAMAGE[damage](folder(four, 40))
+    assert newest_whole(four).step == 30
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "WARNING" in line and str(folder(four, 40)) in line and str(folder(four, 30)) in line
+    (folder(four, 30) / "actor" / "weights").write_bytes(b"y")
+    assert newest_whole(four).step == 20
+
+
+def test_whole_checkpoints_are_taken_without_a_word(four, capsys):
+    assert newest_whole(four).step == 40
+    (four / "checkpoints" / "latest").write_text("step_000020\n")
+    assert newest_whole(four).step == 20
+    DAMAGE["no folder"](folder(four, 20))
+    assert capsys.readouterr().err == ""
+    assert newest_whole(four).step == 10  # what is later than `latest` counts for nothing
+
+
+@pytest.mark.parametrize("name", ["", "step_", "../elsewhere", "best", "\0"])
+def test_latest_that_names_nothing(four, capsys, name):
+    (four / "checkpoints" / "latest").write_text(name)
+    assert newest_whole(four).step == 40
+    assert repr(name) in capsys.readouterr().err
+    assert not is_finished(four, 1)
+
+
+def test_no_whole_checkpoint_at_all(alone, tmp_path):
+    assert newest_whole(tmp_path) is None
+    save_steps(tmp_path, 10, 20)
+    for step in (10, 20):
+        DAMAGE["a changed file"](folder(tmp_path, step))
+    with pytest.raises(UserError, match="No checkpoint in") as caught:
+        newest_whole(tmp_path)
+    assert str(folder(tmp_path, 10)) in str(caught.value) and str(folder(tmp_path, 20)) in str(caught.value)
+
+
+def test_a_run_is_finished_when_its_last_checkpoint_is_whole(four):
+    assert [is_finished(four, steps) for steps in (30, 40, 41)] == [True, True, False]
+    DAMAGE["a missing file"](folder(four, 40))
+    assert not is_finished(four, 40)
+    with pytest.raises(DamagedError):
+        latest(four).verify()
+
+
+def test_leftovers_of_a_killed_run_are_cleared(four):
+    root = four / "checkpoints"
+    (root / ".step_000050.tmp" / "state").mkdir(parents=True)
+    (root / ".latest.123.tmp").write_text("step_0")
+    checkpoints.clear_unfinished(four)
+    assert kept(four) == ["latest", *[f"step_0000{n}" for n in (10, 20, 30, 40)]]
+
+
+def test_pointers_are_found(four):
+    root = four / "checkpoints"
+    assert checkpoints.find_pointed(root / "latest") == folder(four, 40)
+    assert checkpoints.find_pointed(root / "step_000010") is None
+    assert checkpoints.find_pointed(four) is None
+    with pytest.raises(ConfigError, match="no best checkpoint"):
+        checkpoints.find_pointed(root / "best")
+    (root / "best").write_text("step_000020\n")
+    assert checkpoints.find_pointed(root / "best") == folder(four, 20)

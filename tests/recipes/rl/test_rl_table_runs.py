@@ -21,7 +21,8 @@ def metrics(out):
 
 
 def without_times(lines):
-    return [{k: v for k, v in line.items() if k not in ("seconds", "tokens_per_second")} for line in lines]
+    times = ("seconds", "tokens_per_second", "peak_memory_mb")
+    return [{k: v for k, v in line.items() if k not in times} for line in lines]
 
 
 OPTIONS = {
