@@ -54,7 +54,7 @@ def measure(chunk_mb: int, tokens: int, hidden: int) -> dict[str, float]:
     """One forward and backward pass: peak MB above the start, seconds, and the sum of the log-probs."""
     import torch
 
-    from recipes.actors.megatron.head import Head
+    from recipes.actors.megatron.head import LogProbHead
 
     draw = torch.Generator().manual_seed(0)
     hidden_nh = torch.randn(tokens, hidden, generator=draw).requires_grad_()
@@ -64,7 +64,7 @@ def measure(chunk_mb: int, tokens: int, hidden: int) -> dict[str, float]:
     before = status_mb("VmRSS")
     started = time.perf_counter()
     if chunk_mb:
-        log_probs_n, _ = Head(VOCABULARY, 1.0, chunk_mb << 20).log_probs(hidden_nh, weight_vh, labels_n)
+        log_probs_n, _ = LogProbHead(VOCABULARY, 1.0, chunk_mb << 20).log_probs(hidden_nh, weight_vh, labels_n)
     else:
         log_probs_n = (hidden_nh @ weight_vh.t()).log_softmax(-1).gather(1, labels_n[:, None])[:, 0]
     log_probs_n.sum().backward()

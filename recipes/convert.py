@@ -85,8 +85,9 @@ def find_weights(checkpoint: Path) -> tuple[Path | None, Path]:
         ConfigError: `checkpoint` is none of the kinds that this command knows.
         UserError: a checkpoint was changed since it was saved.
     """
-    # Imported when called: the module needs torch.
+    # Imported when called: they need torch.
     from recipes.actors.megatron.checkpoint import STATE
+    from recipes.rl.checkpoints import Checkpoint
 
     if is_megatron_folder(checkpoint):
         verify_manifest(checkpoint, "Convert the model again.")
@@ -94,7 +95,7 @@ def find_weights(checkpoint: Path) -> tuple[Path | None, Path]:
     step, trained_with = find_checkpoint(checkpoint)
     if trained_with is None:
         return None, step
-    verify_manifest(step, "Choose another checkpoint of the run.")
+    Checkpoint(step).verify()
     return step / STATE, model_folder(trained_with)
 
 

@@ -8,23 +8,19 @@ from pathlib import Path
 
 import torch
 from megatron.core.models.gpt import GPTModel
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from torch import Tensor
-from transformers import AutoConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
 from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
-from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.export_weights import hf_weights
-from recipes.actors.megatron.head import Head, end_with_hidden_states, head_weight
+from recipes.actors.megatron.head import LogProbHead, end_with_hidden_states, head_weight
 from recipes.actors.megatron.import_weights import load_hf_weights
 from recipes.actors.megatron.layout import WeightLayout
 from recipes.actors.megatron.mesh import Mesh
-from recipes.actors.megatron.model import build_model, padded_vocabulary, stage_layers
+from recipes.actors.megatron.model import begin, build_model, padded_vocabulary, stage_layers
 from recipes.actors.megatron.offload import SwappedWeights
 from recipes.actors.megatron.precision import without_fp8
-from recipes.model_folder import check_shape
 
 
 class MegatronActor:
@@ -59,14 +55,11 @@ class MegatronActor:
             settings: `actor.*`; its parallel sizes are those of `mesh`. None: the defaults.
         """
         settings = settings or ActorConfig()
-        config = AutoConfig.from_pretrained(folder)
-        check_shape(config.to_dict(), mesh.tensor, mesh.pipeline, str(folder))
-        redirect_to_cpu()
-        model_parallel_cuda_manual_seed(seed)
+        config = begin(folder, mesh, seed)
         self.mesh = mesh
         self.vocabulary = min(vocabulary, config.vocab_size)
         self.pad_id = pad_id
-        self.head = Head(
+        self.head = LogProbHead(
             self.vocabulary,
             temperature if temperature > 0 else 1.0,
             settings.head_chunk_mb << 20,

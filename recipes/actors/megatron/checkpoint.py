@@ -130,12 +130,18 @@ def _begin(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Me
         (folder / RNG).mkdir()
     dist.barrier()
     _reserve(folder, model, mesh)
-    # A save fetches its results in this process. megatron-core's own queue lives in a manager process, which takes
-    # seconds to start and outlives a killed trainer.
-    filesystem_async._results_queue = queue.Queue()
+    fetch_results_here()
     save_file(_rng_state(mesh), folder / RNG / _rng_name(mesh))
     weights = _sharded_weights(model)
     return {"model": weights, "optimizer": sharded_adam(optimizer, weights, model, mesh)}
+
+
+def fetch_results_here() -> None:
+    """Let the next save fetch its results in this process.
+
+    megatron-core's own queue lives in a manager process, which takes seconds to start and outlives a killed trainer.
+    """
+    filesystem_async._results_queue = queue.Queue()
 
 
 def _reserve(folder: Path, model: GPTModel, mesh: Mesh) -> None:

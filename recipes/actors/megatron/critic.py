@@ -10,20 +10,16 @@ from typing import Any
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import gather_from_sequence_parallel_region
-from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch import Tensor
-from transformers import AutoConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
 from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
-from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.import_weights import load_hf_weights
 from recipes.actors.megatron.layout import HEAD, WeightLayout
 from recipes.actors.megatron.mesh import Mesh
-from recipes.actors.megatron.model import build_model, stage_layers
-from recipes.model_folder import check_shape
+from recipes.actors.megatron.model import begin, build_model, stage_layers
 
 CRITIC = "critic"
 
@@ -73,10 +69,7 @@ class MegatronCritic:
             settings: `actor.*`; its parallel sizes are those of `mesh`. None: the defaults.
         """
         settings = settings or ActorConfig()
-        config = AutoConfig.from_pretrained(folder)
-        check_shape(config.to_dict(), mesh.tensor, mesh.pipeline, str(folder))
-        redirect_to_cpu()
-        model_parallel_cuda_manual_seed(seed)
+        config = begin(folder, mesh, seed)
         untied = copy.deepcopy(config)
         untied.tie_word_embeddings = False  # the embedding has no second use where there is no vocabulary to predict
         model = build_model(untied, mesh, settings)

@@ -6,14 +6,12 @@ it, is read without building a model, and what is saved here loads into one.
 
 from __future__ import annotations
 
-import queue
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import Tensor
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, LoadPlan, ReadItem
@@ -21,6 +19,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from crossthink.errors import UserError
+from recipes.actors.megatron.checkpoint import fetch_results_here
 from recipes.actors.megatron.layout import EMBEDDING, FUSED_NORMS, HEAD, Parameter, WeightLayout
 
 _KEYS = {own: fused for fused, own in FUSED_NORMS.items()}
@@ -121,8 +120,7 @@ def save_weights(state: Path, layout: WeightLayout, parameters: dict[str, Tensor
         for parameter in layout.held()
         for number, shard in enumerate(sharded(parameter, parameters[parameter.name], layout))
     }
-    # As in `checkpoint.save`: megatron-core's own queue lives in a manager process that takes seconds to start.
-    filesystem_async._results_queue = queue.Queue()
+    fetch_results_here()
     dist_checkpointing.save(shards, str(state))
 
 

@@ -25,7 +25,7 @@ from torch.distributed import ProcessGroup
 
 
 @dataclass(frozen=True)
-class Head:
+class LogProbHead:
     """How hidden states become probabilities.
 
     Attributes:
@@ -107,7 +107,9 @@ def end_with_hidden_states(model: GPTModel) -> None:
 
 class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, hidden_nh: Tensor, weight_vh: Tensor, labels_n: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx, hidden_nh: Tensor, weight_vh: Tensor, labels_n: Tensor, head: LogProbHead
+    ) -> tuple[Tensor, Tensor]:
         positions, columns = hidden_nh.shape[0], weight_vh.shape[0]
         log_norm_n, label_n, entropy_n = (hidden_nh.new_empty(positions, dtype=torch.float32) for _ in range(3))
         mine_n, column_n = head.own(labels_n, columns)
@@ -132,7 +134,7 @@ class _ChunkedLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx, gradient_n: Tensor, _: Tensor) -> tuple[Tensor, Tensor, None, None]:
         hidden_nh, weight_vh, log_norm_n, mine_n, column_n = ctx.saved_tensors
-        head: Head = ctx.head
+        head: LogProbHead = ctx.head
         hidden_gradient_nh = torch.empty_like(hidden_nh)
         weight_gradient_vh = torch.zeros_like(weight_vh, dtype=torch.float32)
         for part in head.chunks(hidden_nh.shape[0], weight_vh.shape[0]):

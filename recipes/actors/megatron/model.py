@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_with_transformer_engine_spec
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.transformer_config import TransformerConfig
-from transformers import PretrainedConfig
+from transformers import AutoConfig, PretrainedConfig
 
 from conf.actor import ActorConfig
+from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.local_layers import local_block_spec
 from recipes.actors.megatron.mesh import Mesh
 from recipes.actors.megatron.pipeline import layers_of_stage, pipeline_layout
 from recipes.actors.megatron.precision import Precision, fp8_fields, has_transformer_engine, resolve_precision
 from recipes.actors.megatron.recompute import recompute_fields
 from recipes.families import read_shape
+from recipes.model_folder import check_shape
+
+
+def begin(folder: Path, mesh: Mesh, seed: int) -> PretrainedConfig:
+    """The config of a model folder, once megatron-core is ready to build that model on this rank.
+
+    Args:
+        folder: a Hugging Face folder.
+        mesh: this rank's place.
+        seed: of megatron-core's RNG.
+
+    Raises:
+        ConfigError: the model does not fit the mesh, or is of no known family.
+    """
+    config = AutoConfig.from_pretrained(folder)
+    check_shape(config.to_dict(), mesh.tensor, mesh.pipeline, str(folder))
+    redirect_to_cpu()
+    model_parallel_cuda_manual_seed(seed)
+    return config
 
 
 def stage_layers(config: PretrainedConfig, mesh: Mesh, settings: ActorConfig) -> list[int]:

@@ -62,6 +62,18 @@ REAL_SHAPES: dict[str, tuple[dict[str, Any], int]] = {
 }  # fmt: skip
 
 
+@torch.no_grad()
+def make_uneven(model: PreTrainedModel) -> None:
+    """Change biases and norms, each differently, so that a forgotten or swapped one shows; and enlarge the rest."""
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):
+            parameter.normal_(0, 0.2)
+        elif "norm" in name:
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        else:
+            parameter.mul_(3)
+
+
 def random_model(name: str, folder: Path, **save: Any) -> PreTrainedModel:
     """A random model of a family, saved in `folder`; uneven biases and norms, so that a forgotten or swapped one shows.
 
@@ -72,13 +84,6 @@ def random_model(name: str, folder: Path, **save: Any) -> PreTrainedModel:
     """
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(copy.deepcopy(FAMILY_CONFIGS[name])).eval()
-    with torch.no_grad():
-        for parameter_name, parameter in model.named_parameters():
-            if parameter_name.endswith("bias"):
-                parameter.normal_(0, 0.2)
-            elif "norm" in parameter_name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            else:
-                parameter.mul_(3)
+    make_uneven(model)
     model.save_pretrained(folder, **save)
     return model

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from families_helpers import make_uneven
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
@@ -79,14 +80,7 @@ def write_model(folder: Path, tied: bool, **changes: object) -> Qwen2ForCausalLM
         rope_parameters={"rope_type": "default", "rope_theta": 50_000.0}, dtype="float32", **shape,
     )  # fmt: skip
     model = Qwen2ForCausalLM(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("bias"):
-                parameter.normal_(0, 0.2)
-            elif "norm" in name:
-                parameter.add_(0.1 * torch.randn_like(parameter))
-            else:
-                parameter.mul_(3)
+    make_uneven(model)
     model.save_pretrained(folder)
     return model
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.actors.megatron.head import Head
+from recipes.actors.megatron.head import LogProbHead
 
 
 def plain(hidden_nh, weight_vh, labels_n, vocabulary, temperature):
@@ -38,7 +38,7 @@ def test_values_and_gradients_equal_the_plain_formula_for_any_chunk(positions, r
     hidden_nh, weight_vh, labels_n = some(positions, 6, rows, vocabulary, seed=positions, scale=scale)
     upstream_n = torch.randn(positions, generator=torch.Generator().manual_seed(1))
     hidden_nh.requires_grad_(), weight_vh.requires_grad_()
-    head = Head(vocabulary, temperature, chunk_bytes=chunk)
+    head = LogProbHead(vocabulary, temperature, chunk_bytes=chunk)
     found_n, entropy_n = head.log_probs(hidden_nh, weight_vh, labels_n)
     wanted_n, wanted_entropy_n = plain(hidden_nh, weight_vh, labels_n, vocabulary, temperature)
     size = 1.0 + float(wanted_n.detach().abs().max())
@@ -51,15 +51,15 @@ def test_values_and_gradients_equal_the_plain_formula_for_any_chunk(positions, r
 
 
 def test_no_chunk_is_larger_than_asked_for():
-    sizes = [part.stop - part.start for part in Head(100, 1.0, chunk_bytes=4 * 100 * 7).chunks(30, 100)]
+    sizes = [part.stop - part.start for part in LogProbHead(100, 1.0, chunk_bytes=4 * 100 * 7).chunks(30, 100)]
     assert sizes == [7, 7, 7, 7, 2]
-    assert [part.stop - part.start for part in Head(100, 1.0, chunk_bytes=1).chunks(3, 100)] == [1, 1, 1]
+    assert [part.stop - part.start for part in LogProbHead(100, 1.0, chunk_bytes=1).chunks(3, 100)] == [1, 1, 1]
 
 
 def test_ids_beyond_the_vocabulary_have_no_part():
     hidden_nh, weight_vh, labels_n = some(5, 4, rows=10, vocabulary=7)
     weight_vh[7:] = 1e3  # would win every softmax
-    found_n, entropy_n = Head(7, 1.0, 1 << 20).log_probs(hidden_nh, weight_vh, labels_n)
+    found_n, entropy_n = LogProbHead(7, 1.0, 1 << 20).log_probs(hidden_nh, weight_vh, labels_n)
     wanted_n, wanted_entropy_n = plain(hidden_nh, weight_vh, labels_n, 7, 1.0)
     torch.testing.assert_close(found_n.double(), wanted_n, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(entropy_n.double(), wanted_entropy_n, rtol=1e-5, atol=1e-5)
@@ -68,7 +68,7 @@ def test_ids_beyond_the_vocabulary_have_no_part():
 def test_no_positions_give_no_values_and_a_zero_gradient():
     hidden_nh, weight_vh, labels_n = some(0, 4, rows=10, vocabulary=10)
     weight_vh.requires_grad_()
-    found_n, _ = Head(10, 1.0, 64).log_probs(hidden_nh, weight_vh, labels_n)
+    found_n, _ = LogProbHead(10, 1.0, 64).log_probs(hidden_nh, weight_vh, labels_n)
     assert found_n.shape == (0,)
     (gradient,) = torch.autograd.grad(found_n.sum(), weight_vh)
     assert not gradient.any()
@@ -77,7 +77,7 @@ def test_no_positions_give_no_values_and_a_zero_gradient():
 def test_bfloat16_stays_within_its_own_rounding():
     hidden_nh, weight_vh, labels_n = some(64, 32, rows=50, vocabulary=50)
     exact_n, _ = plain(hidden_nh.bfloat16(), weight_vh.bfloat16(), labels_n, 50, 1.0)
-    found_n, _ = Head(50, 1.0, 1 << 20).log_probs(hidden_nh.bfloat16(), weight_vh.bfloat16(), labels_n)
+    found_n, _ = LogProbHead(50, 1.0, 1 << 20).log_probs(hidden_nh.bfloat16(), weight_vh.bfloat16(), labels_n)
     assert found_n.dtype == torch.float32
     # One rounding of each logit to eight bits: logits are up to about 20 here.
     assert float((found_n.double() - exact_n).abs().max()) == pytest.approx(0, abs=20 * 2**-8)

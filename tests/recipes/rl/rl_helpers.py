@@ -93,3 +93,18 @@ def _starts(
 ) -> Iterator[tuple[int, Tensor]]:
     for index in indices:
         yield samples[index].prompt_length - 1, log_probs[index]
+
+
+def loss_over_ranks(loss, samples, leaves, ranks, budget):
+    """What `loss_over` gives for each rank's samples, added up: the loss and the named sums.
+
+    Args:
+        ranks: the rank, 0 to 2, that each sample is dealt to.
+    """
+    total, sums = torch.zeros(()), {}
+    for rank in range(3):
+        mine = [i for i in range(len(samples)) if ranks[i] == rank]
+        part, found = loss_over(loss, [samples[i] for i in mine], [leaves[i] for i in mine], budget)
+        total = total + part
+        sums = {name: sums.get(name, 0.0) + found.get(name, 0.0) for name in sums.keys() | found.keys()}
+    return total, sums

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rl_helpers import loss_over, sample_of
+from rl_helpers import loss_over, loss_over_ranks, sample_of
 
 from conf.algorithm import AlgorithmConfig
 from recipes.rl.averaging import sequence_mean_weights
@@ -204,12 +204,7 @@ def test_the_split_into_micro_batches_and_ranks_changes_nothing(step, budget, ra
     samples, leaves, _ = step
     loss = GrpoLoss(clip=0.2, kl=0.1)
     whole, whole_sums = loss_over(loss, samples, leaves)
-    total, sums = torch.zeros(()), dict.fromkeys(whole_sums, 0.0)
-    for rank in range(3):
-        mine = [i for i in range(len(samples)) if ranks[i] == rank]
-        part, found = loss_over(loss, [samples[i] for i in mine], [leaves[i] for i in mine], budget)
-        total = total + part
-        sums = {name: sums[name] + found.get(name, 0.0) for name in sums}
+    total, sums = loss_over_ranks(loss, samples, leaves, ranks, budget)
     close(total, whole)
     close(gradients(total, leaves), gradients(whole, leaves))
     assert sums == pytest.approx(whole_sums, rel=1e-6, abs=1e-6)

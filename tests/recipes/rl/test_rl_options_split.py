@@ -3,7 +3,7 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from rl_helpers import loss_over, prompt, response, verdict
+from rl_helpers import loss_over, loss_over_ranks, prompt, response, verdict
 
 from conf.algorithm import ALGORITHMS, AVERAGES, KL_ESTIMATORS, KL_PLACES, AlgorithmConfig
 from recipes.rl.batch import RolloutBatch, Sample, with_per_token
@@ -76,12 +76,7 @@ def test_the_split_changes_nothing(rollout, algorithm, budget, ranks):
         whole, whole_sums = loss_over(loss, samples, leaves)
         wanted = torch.cat(torch.autograd.grad(whole, leaves))
         assert wanted.isfinite().all()
-        total, sums = torch.zeros(()), dict.fromkeys(whole_sums, 0.0)
-        for rank in range(3):
-            mine = [i for i in range(len(samples)) if ranks[i] == rank]
-            part, found = loss_over(loss, [samples[i] for i in mine], [leaves[i] for i in mine], budget)
-            total = total + part
-            sums = {name: sums[name] + found.get(name, 0.0) for name in sums}
+        total, sums = loss_over_ranks(loss, samples, leaves, ranks, budget)
         close(total, whole)
         close(torch.cat(torch.autograd.grad(total, leaves)), wanted)
         for name, value in whole_sums.items():
