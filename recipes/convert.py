@@ -15,11 +15,10 @@ from typing import Any
 from conf.convert import ConvertConfig
 from crossthink.errors import ConfigError
 from crossthink.files import commit_dir, names_full_disk
-from recipes.evaluate import find_checkpoint
-from recipes.manifest import verify_manifest, write_manifest
-from recipes.model_folder import MEGATRON_FORMAT, check_shape, is_megatron_folder, read_model_config
+from recipes.manifest import write_manifest
+from recipes.model_folder import MEGATRON_FORMAT, check_shape, read_model_config
 from recipes.quiet import quiet_libraries
-from recipes.run_folder import model_folder
+from recipes.stored_weights import find_weights, open_source
 
 HUGGINGFACE, MEGATRON, AUTO = "huggingface", "megatron", "auto"
 DTYPES = ("float32", "bfloat16")
@@ -74,39 +73,12 @@ def check(config: ConvertConfig) -> None:
         )
 
 
-def find_weights(checkpoint: Path) -> tuple[Path | None, Path]:
-    """Where a checkpoint's weights are.
-
-    Returns:
-        The folder of a megatron-core checkpoint, verified (None: the weights are safetensors), and the Hugging Face
-        folder with config and tokenizer.
-
-    Raises:
-        ConfigError: `checkpoint` is none of the kinds that this command knows.
-        UserError: a checkpoint was changed since it was saved.
-    """
-    # Imported when called: they need torch.
-    from recipes.actors.megatron.checkpoint import STATE
-    from recipes.rl.checkpoints import Checkpoint
-
-    if is_megatron_folder(checkpoint):
-        verify_manifest(checkpoint, "Convert the model again.")
-        return checkpoint / STATE, checkpoint
-    step, trained_with = find_checkpoint(checkpoint)
-    if trained_with is None:
-        return None, step
-    Checkpoint(step).verify()
-    return step / STATE, model_folder(trained_with)
-
-
 def _convert(config: ConvertConfig, to: str, weights: Path | None, base: Path) -> None:
     import torch
     import torch.distributed as dist
     from transformers import AutoConfig
 
     from recipes.actors.megatron.cpu import redirect_to_cpu
-    from recipes.actors.megatron.dist_weights import DistSource
-    from recipes.actors.megatron.import_weights import SafetensorsSource
     from recipes.actors.megatron.layout import WeightLayout
     from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
@@ -116,7 +88,7 @@ def _convert(config: ConvertConfig, to: str, weights: Path | None, base: Path) -
     try:
         redirect_to_cpu()
         layout = WeightLayout(AutoConfig.from_pretrained(base), mesh)
-        source = SafetensorsSource(layout, base) if weights is None else DistSource(layout, weights)
+        source = open_source(weights, base, layout)
         aside = out.with_name(f".{out.name}.tmp")  # one name on every rank, so no process id in it
         if mesh.rank == 0:
             with names_full_disk(out):
@@ -148,17 +120,10 @@ def _dtype(config: ConvertConfig) -> Any:
 
 
 def _write_huggingface(config: ConvertConfig, folder: Path, layout: Any, source: Any, base: Path) -> None:
-    import torch
-
     from recipes.actors.megatron.export_weights import ExportOptions, write_hf_weights
 
-    def local(parameter: Any) -> torch.Tensor:
-        found = torch.empty(layout.local_shape(parameter), dtype=source.dtype(parameter))
-        source.fill(parameter, found)
-        return found
-
     dtype = _dtype(config) or source.dtype(layout.everything()[0])
-    write_hf_weights(folder, layout, local, source.dtype, ExportOptions(dtype, config.max_shard_gb * 1e9), base)
+    write_hf_weights(folder, layout, source.read, source.dtype, ExportOptions(dtype, config.max_shard_gb * 1e9), base)
 
 
 def _write_megatron(config: ConvertConfig, folder: Path, layout: Any, source: Any, base: Path) -> None:
@@ -173,11 +138,7 @@ def _write_megatron(config: ConvertConfig, folder: Path, layout: Any, source: An
     if mesh.rank == 0:
         (folder / STATE).mkdir()
     dist.barrier()
-    parameters = {}
-    for parameter in layout.held():
-        local = torch.empty(layout.local_shape(parameter), dtype=_dtype(config) or source.dtype(parameter))
-        source.fill(parameter, local)
-        parameters[parameter.name] = local
+    parameters = {parameter.name: source.read(parameter, _dtype(config)) for parameter in layout.held()}
     save_weights(folder / STATE, layout, parameters)
     dist.barrier()
     if mesh.rank == 0:

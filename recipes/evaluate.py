@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conf.actor import OptimizerConfig
-from conf.compose import from_yaml
 from conf.evaluate import EvalConfig
 from conf.reward import RewardConfig
 from conf.train import TrainConfig
@@ -17,7 +14,8 @@ from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_dir, write_json
 from recipes.launch import reward_client, reward_servers, rules_facts
 from recipes.run_files import SAMPLES, SUMMARY
-from recipes.run_folder import CONFIG, model_folder, training_pool
+from recipes.run_folder import model_folder, training_pool
+from recipes.stored_weights import find_checkpoint, stored_weights
 
 
 def run(config: EvalConfig) -> None:
@@ -83,7 +81,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
     mesh = join_mesh(1, 1)
     try:
         engine = LocalEngine(folder, mesh.device, config.rollout.batch_size)
-        engine.refit(weights_of(checkpoint, folder, trained_with, mesh, len(tokenizer)), version=0)
+        engine.refit(stored_weights(checkpoint, mesh), version=0)
         params = SamplingParams(
             temperature=0.0,
             top_p=1.0,
@@ -108,60 +106,6 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
         "also_in_training": shared,
     }
     return {**facts, **summary}, rows
-
-
-def find_checkpoint(path: Path) -> tuple[Path, TrainConfig | None]:
-    """What `checkpoint=` names: a Hugging Face folder (no config), or a run's checkpoint with the run's config.
-
-    `RUN/checkpoints/best` is the checkpoint that this file names.
-
-    Raises:
-        ConfigError: neither.
-    """
-    from recipes.rl import checkpoints
-
-    path = checkpoints.find_pointed(path) or path
-    if (path / CONFIG).is_file():
-        newest = checkpoints.latest(path)
-        if newest is None:
-            raise ConfigError(f"checkpoint={path} is a run folder without a checkpoint yet.")
-        path = newest.folder
-    if (path / checkpoints.TRAINER).is_file():
-        run_config = path.parent.parent / CONFIG
-        if not run_config.is_file():
-            raise ConfigError(f"checkpoint={path} stands outside its run folder: {run_config} is missing.")
-        config = from_yaml(TrainConfig, run_config.read_text("utf-8"))
-        config.out = str(path.parent.parent)  # a run folder may have been moved since it was made
-        return path, config
-    if not (path / "config.json").is_file():
-        raise ConfigError(f"checkpoint={path} is neither a run folder, nor a run's checkpoint, nor a model folder.")
-    return path, None
-
-
-def weights_of(checkpoint: Path, folder: Path, config: TrainConfig | None, mesh: Any, vocabulary: int) -> Iterator[Any]:
-    """Hugging Face names and tensors of the checkpoint."""
-    from recipes.weights import SafetensorsFolder
-
-    if config is None:
-        source = SafetensorsFolder(folder)
-        return ((name, source.read(name)) for name in source.files)
-    from recipes.actors.megatron.actor import MegatronActor
-    from recipes.rl.checkpoints import Checkpoint
-
-    Checkpoint(checkpoint).verify()
-    actor = MegatronActor(
-        folder,
-        mesh,
-        OptimizerConfig(),
-        vocabulary=vocabulary,
-        pad_id=0,
-        temperature=1.0,
-        micro_batch_tokens=1,
-        seed=0,
-        with_reference=False,
-    )
-    actor.load(checkpoint)
-    return actor.weights()
 
 
 def print_summary(summary: dict[str, Any], out: Path) -> None:

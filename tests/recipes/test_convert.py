@@ -17,6 +17,7 @@ from conf.convert import ConvertConfig
 from crossthink.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError
 from recipes import convert
 from recipes.model_folder import MEGATRON_FORMAT, check_model_folder
+from recipes.stored_weights import find_checkpoint, stored_weights
 from recipes.tokenizer import load_tokenizer
 from recipes.weights import SafetensorsFolder
 
@@ -89,21 +90,25 @@ def test_dtype_is_the_files_and_the_configs(tmp_path: Path) -> None:
 
 
 def test_a_runs_checkpoint_becomes_a_model_folder(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    """The newest checkpoint's weights, written by two ranks, as the actor streams them; transformers reads them."""
-    from recipes import evaluate
+    """The newest checkpoint's weights, written by two ranks, as an actor that loads it; transformers reads them."""
+    from conf.actor import OptimizerConfig
+    from recipes.actors.megatron.actor import MegatronActor
     from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
     succeed(*tiny_world.train_words(tmp_path / "run", "steps=1", "optimizer.lr=1e-3", "actor.tensor_parallel=2"))
     succeed("convert", f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'hf'}")
-    checkpoint, config = evaluate.find_checkpoint(tmp_path / "run")
+    checkpoint, _ = find_checkpoint(tmp_path / "run")
     mesh = join_mesh(1, 1)
     try:
-        base = tiny_world.base
-        streamed = {n: t.clone() for n, t in evaluate.weights_of(checkpoint, base, config, mesh, vocabulary=10**6)}
+        settings = {"vocabulary": 10**6, "pad_id": 0, "temperature": 1.0, "micro_batch_tokens": 1, "seed": 0}
+        actor = MegatronActor(tiny_world.base, mesh, OptimizerConfig(), **settings, with_reference=False)
+        actor.load(checkpoint)
+        streamed = {name: tensor.clone() for name, tensor in actor.weights()}
+        stored = dict(stored_weights(tmp_path / "run", mesh))
     finally:
         leave_mesh()
     found = weights(tmp_path / "hf")
-    assert equal(found, streamed)
+    assert equal(found, streamed) and equal(found, stored)
     assert not equal(found, weights(tiny_world.base)), "training moved nothing: nothing would be compared"
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert all(torch.equal(value, streamed[name]) for name, value in loaded.named_parameters())

@@ -10,6 +10,7 @@ from train_helpers import TinyWorld, dump, metrics, succeed
 
 from conf.evaluate import EvalConfig
 from recipes import evaluate
+from recipes.stored_weights import stored_weights
 
 LAYOUTS = {
     "tp2_pp2": ("actor.tensor_parallel=2", "actor.pipeline_parallel=2"),
@@ -23,12 +24,9 @@ def final_weights(out: Path) -> dict[str, torch.Tensor]:
     """Hugging Face weights of a run's newest checkpoint, read by one process whatever layout wrote them."""
     from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
-    checkpoint, config = evaluate.find_checkpoint(out)
-    assert config is not None
-    folder = Path(config.model.path)
     mesh = join_mesh(1, 1)
     try:
-        return {n: t.clone() for n, t in evaluate.weights_of(checkpoint, folder, config, mesh, vocabulary=10**6)}
+        return dict(stored_weights(out, mesh))
     finally:
         leave_mesh()
 

@@ -68,6 +68,12 @@ class DistSource:
             if target.numel():
                 self._read(shard.key, shard.global_offset, target)
 
+    def read(self, parameter: Parameter, dtype: torch.dtype | None = None) -> Tensor:
+        """This rank's part of the parameter as a new tensor, of its own type or of `dtype`. Raises as `fill` does."""
+        local = torch.empty(self.layout.local_shape(parameter), dtype=dtype or self.dtype(parameter))
+        self.fill(parameter, local)
+        return local
+
     def _read(self, key: str, offset: tuple[int, ...], target: Tensor) -> None:
         box = ChunkStorageMetadata(offsets=torch.Size(offset), sizes=target.shape)
         items = create_read_items_for_chunk_list(key, self._saved[key], [box])

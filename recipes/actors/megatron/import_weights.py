@@ -60,6 +60,12 @@ class SafetensorsSource:
         if len(views) == 1:
             local[len(views[0]) :].zero_()
 
+    def read(self, parameter: Parameter, dtype: torch.dtype | None = None) -> Tensor:
+        """This rank's part of the parameter as a new tensor, of its own type or of `dtype`. Raises as `fill` does."""
+        local = torch.empty(self.layout.local_shape(parameter), dtype=dtype or self.dtype(parameter))
+        self.fill(parameter, local)
+        return local
+
     def _check_tied_head(self, parameter: Parameter, rank: int) -> None:
         if not self.layout.shape.tied or LM_HEAD not in self.files.files:
             return
