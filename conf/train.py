@@ -71,8 +71,8 @@ class CheckpointConfig:
     """Newest checkpoints kept."""
     best: str | None = None
     """Also save and keep the best by this metric of eval.every: reward, accuracy, format, answer_accuracy. [ours]"""
-    asynchronous: bool = False
-    """Copy the state, and write it while training goes on; needs host memory for the copy. [ours]"""
+    asynchronous: bool = True
+    """Training goes on once the state is copied to host memory, while it is written; false: it waits. [ours]"""
     margin_s: float = 60.0
     """Seconds that a save is thought to take until one was measured, for CROSSTHINK_JOB_END. [ours]"""
 

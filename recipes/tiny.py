@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
+from recipes.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
+
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
 TURN_END = "<|im_end|>"
 # One token each, because a byte-level model would spend most of its response on spelling them.
 PIECES = ("<think>", "</think>", "\\boxed{", "system\n", "user\n", "assistant\n")
-
-VOCABULARY = 440  # before the pieces and the chat markup: bytes and the merges of the demo's words
 
 CHAT_TEMPLATE = (
     "{%- for message in messages -%}"
@@ -37,7 +37,7 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=TINY_VOCABULARY, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     core.train_from_iterator(corpus, trainer)
     core.add_tokens([AddedToken(piece, normalized=False) for piece in PIECES])
@@ -52,19 +52,14 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
-    """Qwen2 with every feature of Qwen2.5 (QKV bias, grouped queries, padded vocabulary), four layers of width 128."""
+    """Of `recipes.tiny_shape`, with this tokenizer's ids."""
     return Qwen2Config(
         vocab_size=-(-len(tokenizer) // 16) * 16,
-        hidden_size=128,
-        intermediate_size=256,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
+        **{key: value for key, value in TINY_SHAPE.items() if key != "model_type"},
         max_position_embeddings=4096,
         rms_norm_eps=1e-6,
         initializer_range=0.1,  # about 1/sqrt(width); at the usual 0.02 the warm start takes twice the steps
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-        tie_word_embeddings=True,
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=None,

@@ -16,7 +16,7 @@ from data_prep.pool import Pool
 from recipes import launch, prepare
 from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
 from recipes.checks import check_algorithm, check_checkpoint, check_profile, check_tracking
-from recipes.model_folder import check_model_folder, read_model_config, weights_key
+from recipes.model_folder import check_model_folder, check_shape, read_model_config, weights_key
 from recipes.rl.walltime import job_end
 from recipes.run_folder import (
     claim,
@@ -25,6 +25,7 @@ from recipes.run_folder import (
     record_manifest,
     training_pool,
 )
+from recipes.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 from reward_server import shaping
 
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
@@ -123,6 +124,10 @@ def check(config: TrainConfig) -> None:
             raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
         check_model_folder(model_folder(config), config.actor.tensor_parallel, config.actor.pipeline_parallel)
         check_layers(config.actor, read_model_config(model_folder(config)))
+    else:
+        tiny = {**TINY_SHAPE, "vocab_size": TINY_VOCABULARY}
+        check_shape(tiny, config.actor.tensor_parallel, config.actor.pipeline_parallel, "model=tiny")
+        check_layers(config.actor, tiny)
     if config.data is not None and not Path(config.data).is_dir():
         raise ConfigError(
             f"data={config.data} does not exist. Make a pool with `crossthink prep out={config.data} ...`."

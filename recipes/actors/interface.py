@@ -116,16 +116,12 @@ class Actor(Protocol):
         """Hugging Face names and whole tensors, one at a time, on every rank."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimizer and RNG of every rank into an existing folder."""
-        ...
-
     def stage(self, folder: Path) -> Staged:
-        """Copy what `save` would write, for writing it into `folder` later."""
+        """Copy weights, optimizer and RNG of every rank, for writing them into an existing folder."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, at these or other parallel sizes."""
+        """Read what was staged and written, at these or other parallel sizes."""
         ...
 
 
@@ -151,17 +147,21 @@ class Critic(Protocol):
         """As `Actor.onload`."""
         ...
 
-    def save(self, folder: Path) -> None:
-        """Write weights and optimizer into an existing folder, beside the actor's files."""
-        ...
-
     def stage(self, folder: Path) -> Staged:
-        """As `Actor.stage`."""
+        """As `Actor.stage`, beside the actor's files."""
         ...
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, at these or other parallel sizes."""
+        """As `Actor.load`."""
         ...
+
+
+def save(engine: Actor | Critic, folder: Path) -> None:
+    """Write an engine's part of a checkpoint into an existing folder at once. Collective."""
+    staged = engine.stage(folder)
+    staged.write()
+    staged.finish()
+    torch.distributed.barrier()
 
 
 def micro_batches(

@@ -74,11 +74,6 @@ class Parts:
         """What is trained."""
         return [self.actor, *([self.critic] if self.critic else [])]
 
-    def save(self, folder: Path) -> None:
-        """Write the engines' part of a checkpoint. Collective."""
-        for engine in self.engines:
-            engine.save(folder)
-
     def stage(self, folder: Path) -> list[Staged]:
         """Copy the engines' part of a checkpoint, for writing it later. Collective."""
         return [engine.stage(folder) for engine in self.engines]

@@ -1,4 +1,4 @@
-"""Saving in the course of a run: at once, or aside while training goes on.
+"""Saving in the course of a run, while training goes on or not.
 
 A save under way needs the ranks three times: when the state is copied, when every rank's part is on disk (megatron-core
 gathers what was written where), and when rank 0 has made the checkpoint whole. What lies between runs in one thread a
@@ -24,10 +24,8 @@ from recipes.rl import checkpoints
 from recipes.rl.spmd import any_rank, is_first_rank
 
 
-class Saves(Protocol):
+class Stages(Protocol):
     """The engines of a run: what a checkpoint is made from."""
-
-    def save(self, folder: Path) -> None: ...
 
     def stage(self, folder: Path) -> Sequence[Staged]: ...
 
@@ -35,14 +33,14 @@ class Saves(Protocol):
 class Saver:
     """Makes the checkpoints of a run; at most one is under way. All methods are collective."""
 
-    def __init__(self, out: Path, engines: Saves, keep: int, asynchronous: bool) -> None:
+    def __init__(self, out: Path, engines: Stages, keep: int, asynchronous: bool) -> None:
         """Clear what a killed run left aside.
 
         Args:
             out: the run folder.
             engines: what is saved.
             keep: newest checkpoints kept.
-            asynchronous: `save` returns when the state is copied.
+            asynchronous: `save` returns when the state is copied, unless told to wait.
         """
         self.out = out
         self.engines = engines
@@ -65,13 +63,9 @@ class Saver:
         self.finish()
         began = time.perf_counter()
         target, aside = checkpoints.paths(self.out, step)
-        if self.asynchronous:
-            self._under_way = SaveUnderWay(target, aside, self.engines, trainer_state, self.keep)
-        else:
-            save_now(target, aside, self.engines, trainer_state, self.keep)
-            self.last_save_s = time.perf_counter() - began
+        self._under_way = SaveUnderWay(target, aside, self.engines, trainer_state, self.keep)
         self._waited_s += time.perf_counter() - began
-        if wait:
+        if wait or not self.asynchronous:
             self.finish()
 
     def poll(self) -> None:
@@ -110,30 +104,10 @@ class Saver:
         self._waited_s += time.perf_counter() - began
 
 
-def save_now(target: Path, aside: Path, engines: Saves, trainer_state: dict[str, Any], keep: int) -> None:
-    """Save a checkpoint, atomically; then move `latest` and prune. Collective.
-
-    Raises:
-        DiskFullError: no space left; earlier checkpoints stay.
-    """
-    if is_first_rank():
-        checkpoints.begin(aside)
-    dist.barrier()
-    try:
-        with names_full_disk(target):
-            engines.save(aside)
-        if is_first_rank():
-            checkpoints.commit(aside, target, trainer_state, keep)
-    finally:
-        if is_first_rank():
-            shutil.rmtree(aside, ignore_errors=True)
-    any_rank(False)  # nobody goes on before rank 0 is done
-
-
 class SaveUnderWay:
     """A checkpoint that is written while training goes on."""
 
-    def __init__(self, target: Path, aside: Path, engines: Saves, trainer_state: dict[str, Any], keep: int) -> None:
+    def __init__(self, target: Path, aside: Path, engines: Stages, trainer_state: dict[str, Any], keep: int) -> None:
         """Copy the state and begin to write it. Collective.
 
         Raises:
@@ -166,8 +140,12 @@ class SaveUnderWay:
             return False
         if self.gathered:
             return True
-        for part in self.parts:
-            part.finish()
+        try:
+            for part in self.parts:
+                part.finish()
+        except BaseException:
+            self._drop()
+            raise
         self.parts = []
         self.gathered = True
         self.work = Work(self._commit if is_first_rank() else lambda: None)

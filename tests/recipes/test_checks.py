@@ -48,6 +48,8 @@ def test_what_works(words):
         (["optimizer.max_skipped=0"], ("optimizer.max_skipped=0", "1 to")),
         (["algorithm.gamma=0.9"], ("algorithm.gamma=0.9", "no use with algorithm=grpo", "algorithm=ppo")),
         (["algorithm=ppo", "algorithm.dynamic_sampling=2"], ("dynamic_sampling=2", "no use with algorithm=ppo")),
+        (["actor.pipeline_parallel=5"], ("actor.pipeline_parallel=5", "4 layers of model=tiny")),
+        (["actor.tensor_parallel=4"], ("actor.tensor_parallel=4", "2 key-value heads of model=tiny", "Divisors of 2")),
     ],
 )
 def test_what_is_refused(words, says):

@@ -17,6 +17,8 @@ from recipes.run_files import read_lines
 from recipes.run_folder import BASE, DEMO_HELD_OUT, DEMO_POOL
 
 LIMIT_S = 240
+# Seconds and memory differ between equal runs; everything else may not.
+TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb")
 
 
 @dataclass(frozen=True)
@@ -100,3 +102,20 @@ def dump(out: Path, step: int) -> list[dict[str, Any]]:
     for row in rows:
         del row["verdict"]["elapsed_ms"]
     return rows
+
+
+def has_steps(out: Path, count: int) -> bool:
+    """Whether the run has finished so many steps."""
+    return (out / "metrics.jsonl").is_file() and len(metrics(out)) >= count
+
+
+def assert_equal_runs(one: Path, other: Path, steps: int) -> None:
+    """DESIGN: token ids and verdicts identical; with the same batching, everything else too."""
+    assert [m["step"] for m in metrics(other)] == list(range(1, steps + 1))
+    assert [_without_times(m) for m in metrics(one)] == [_without_times(m) for m in metrics(other)]
+    for step in range(1, steps + 1):
+        assert dump(one, step) == dump(other, step)
+
+
+def _without_times(line: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key not in TIMES}

@@ -120,10 +120,6 @@ class MegatronActor:
         """See `Actor.onload`."""
         self.engine.onload()
 
-    def save(self, folder: Path) -> None:
-        """See `Actor.save`."""
-        self.engine.save(folder)
-
     def stage(self, folder: Path) -> Staged:
         """See `Actor.stage`."""
         return self.engine.stage(folder)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing import ShardedTensor
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
@@ -18,7 +19,9 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
 from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
 from safetensors.torch import load_file, save_file
+from torch.distributed.checkpoint import FileSystemReader
 
+from crossthink.errors import UserError
 from recipes.actors.megatron.adam_state import blank_adam, load_adam, sharded_adam
 from recipes.actors.megatron.mesh import Mesh
 
@@ -27,19 +30,11 @@ RNG = "rng"
 _CPU, _DEVICE, _TRACKER = "cpu", "device", "tracker."
 
 
-def save(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> None:
-    """Write into `folder`, an existing empty folder that every rank sees. Collective.
-
-    Raises:
-        OSError: not enough space, found out before anything is written.
-    """
-    state = _begin(folder, model, optimizer, mesh)
-    dist_checkpointing.save(state, str(folder / STATE))
-    dist.barrier()
-
-
 def stage(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> StagedState:
-    """Copy into host memory what `save` would write, for writing it into `folder`. Collective.
+    """Copy into host memory what is to be saved, for writing it into `folder`. Collective.
+
+    Args:
+        folder: an existing empty folder that every rank sees.
 
     Raises:
         OSError: not enough space, found out before anything is written.
@@ -107,11 +102,15 @@ def _write_bucket(number: int, bucket: Any, transforms: list[Any]) -> list[Any]:
 
 
 def load(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> None:
-    """Read what `save` wrote. RNG states return only at the sizes they were saved at; nothing that trains uses them.
+    """Read what was saved. RNG states return only at the sizes they were saved at; nothing that trains uses them.
 
     Reads torch's checkpoint metadata, which is a pickle: verify the folder first (`recipes.rl.checkpoints`).
+
+    Raises:
+        UserError: it holds weights of another type than `model` has.
     """
     weights = _sharded_weights(model)
+    _check_dtype(folder / STATE, weights)
     blank = {"model": weights, "optimizer": blank_adam(optimizer, weights, model)}
     # A rank asks only for what its optimizer holds, so that some parts are read by another than the first of their
     # data-parallel ranks; megatron-core's check of who reads what does not know that.
@@ -154,6 +153,18 @@ def _reserve(folder: Path, model: GPTModel, mesh: Mesh) -> None:
         finally:
             probe.unlink()
     dist.barrier()
+
+
+def _check_dtype(state: Path, weights: dict[str, Any]) -> None:
+    saved = FileSystemReader(state).read_metadata().state_dict_metadata
+    for entry in weights.values():
+        if isinstance(entry, ShardedTensor) and entry.key in saved:
+            dtype = saved[entry.key].properties.dtype
+            if dtype != entry.dtype:
+                raise UserError(
+                    f"{state} holds {entry.key} as {dtype}, and this run would train it as {entry.dtype}. Resume with "
+                    f"actor.dtype={str(dtype).removeprefix('torch.')}."
+                )
 
 
 def _sharded_weights(model: GPTModel) -> dict[str, Any]:

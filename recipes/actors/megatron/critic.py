@@ -97,10 +97,6 @@ class MegatronCritic:
         """See `Critic.onload`."""
         self.engine.onload()
 
-    def save(self, folder: Path) -> None:
-        """See `Critic.save`."""
-        self.engine.save(self._own(folder))
-
     def stage(self, folder: Path) -> Staged:
         """See `Critic.stage`."""
         return self.engine.stage(self._own(folder))

@@ -145,20 +145,14 @@ class Engine:
         """Take back what `offload` put away."""
         self._training_state.come_back()
 
-    def save(self, folder: Path) -> None:
-        """Write weights, optimizer and RNG of every rank into an existing folder."""
-        self.onload()
-        self.gather()
-        checkpoint.save(folder, self.model, self.adam, self.mesh)
-
     def stage(self, folder: Path) -> Staged:
-        """Copy what `save` would write, for writing it into an existing folder later."""
+        """See `Actor.stage`."""
         self.onload()
         self.gather()
         return checkpoint.stage(folder, self.model, self.adam, self.mesh)
 
     def load(self, folder: Path) -> None:
-        """Read what `save` wrote, at these or other parallel sizes."""
+        """See `Actor.load`."""
         self.onload()
         checkpoint.load(folder, self.model, self.adam, self.mesh)
         self._stale = False

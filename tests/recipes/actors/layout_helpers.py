@@ -23,7 +23,7 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.procs import free_port
-from recipes.actors.interface import TokenizedSample
+from recipes.actors.interface import TokenizedSample, save
 
 VOCABULARY = 90  # of the 97 rows of the embedding, which tensor parallelism pads to 98
 LAYERS = 5  # not a multiple of any pipeline tested here
@@ -242,7 +242,7 @@ def _save(job: Job, engine: Any, step: int) -> None:
             Path(job.save).mkdir()
         torch.distributed.barrier()
         if not job.aside:
-            engine.save(Path(job.save))
+            save(engine, Path(job.save))
         else:
             _staged[job.name] = engine.stage(Path(job.save))
     elif job.name in _staged:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import UserError
-from recipes.actors.interface import MicroBatch
+from recipes.actors.interface import MicroBatch, save
 from recipes.actors.megatron import engine as engine_module
 from recipes.actors.megatron.actor import MegatronActor
 from recipes.actors.megatron.critic import MegatronCritic
@@ -105,7 +105,7 @@ def test_an_offloaded_actor_saves_what_it_has(mesh: Mesh, model: Path, tmp_path:
     actor, resumed = make_actor(model, mesh, offload=True), make_actor(model, mesh)
     actor.train_step(rollout_samples(1), advantage_loss, lr=LR)
     actor.offload()
-    actor.save(tmp_path)
+    save(actor, tmp_path)
     resumed.load(tmp_path)
     for each in (actor, resumed):
         each.train_step(rollout_samples(2), advantage_loss, lr=LR)
@@ -195,7 +195,7 @@ def test_a_new_critic_values_everything_at_zero_and_learns(mesh: Mesh, model: Pa
     )
     losses = [critic.train_step(samples, squared_error, lr=1e-2).sums["loss"] for _ in range(12)]
     assert losses[-1] < 0.8 * losses[0]
-    critic.save(tmp_path)
+    save(critic, tmp_path)
     resumed = make()
     resumed.load(tmp_path)
     for one, other in zip(critic.values(samples), resumed.values(samples), strict=True):

@@ -10,9 +10,9 @@ import torch
 from families_helpers import make_uneven
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from conf.actor import OptimizerConfig
+from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import UserError
-from recipes.actors.interface import MicroBatch, TokenizedSample
+from recipes.actors.interface import MicroBatch, TokenizedSample, save
 from recipes.actors.megatron.actor import MegatronActor
 from recipes.actors.megatron.head import head_weight
 from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
@@ -112,7 +112,7 @@ def test_gradient_norm_equals_autograd_for_any_split(tied: bool, budget: int, me
     norm = sum(p.grad.double().square().sum() for p in model.parameters()) ** 0.5
     result = make_actor(tmp_path, mesh, micro_batch_tokens=budget).train_step(samples, weighted_sum, lr=0.0)
     assert result.grad_norm == pytest.approx(float(norm), rel=1e-5)
-    assert result.sums["loss"] == pytest.approx(float(total), rel=1e-5)
+    assert result.sums["loss"] == pytest.approx(total.item(), rel=1e-5)
     assert result.sums["tokens"] == sum(s.response_length for s in samples)
 
 
@@ -161,7 +161,7 @@ def test_save_and_load_restore_everything(mesh: Mesh, tmp_path: Path) -> None:
     samples = some_samples()
     straight = make_actor(tmp_path / "model", mesh)
     straight.train_step(samples, weighted_sum, lr=1e-3)
-    straight.save(tmp_path / "checkpoint")
+    save(straight, tmp_path / "checkpoint")
     resumed = make_actor(tmp_path / "model", mesh)
     resumed.load(tmp_path / "checkpoint")
     for actor in (straight, resumed):
@@ -169,6 +169,15 @@ def test_save_and_load_restore_everything(mesh: Mesh, tmp_path: Path) -> None:
             actor.train_step(samples, weighted_sum, lr=1e-3)
     one, other = dict(straight.weights()), dict(resumed.weights())
     assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_checkpoint_of_another_dtype_is_refused(mesh: Mesh, tmp_path: Path) -> None:
+    save_model(tmp_path / "model", tied=True)
+    (tmp_path / "checkpoint").mkdir()
+    save(make_actor(tmp_path / "model", mesh), tmp_path / "checkpoint")
+    half = make_actor(tmp_path / "model", mesh, settings=ActorConfig(dtype="bfloat16"))
+    with pytest.raises(UserError, match=r"as torch\.float32.*bfloat16.*actor\.dtype=float32"):
+        half.load(tmp_path / "checkpoint")
 
 
 def test_missing_tensor_is_named(mesh: Mesh, tmp_path: Path) -> None:

@@ -82,10 +82,6 @@ class TableEngine:
     def state_file(self, folder: Path) -> Path:
         return folder / f"{type(self).__name__}.pt"
 
-    def save(self, folder: Path) -> None:
-        assert not self.away
-        torch.save({"table": self.table.detach(), "adam": self.adam.state_dict()}, self.state_file(folder))
-
     def stage(self, folder: Path) -> Staged:
         assert not self.away
         return StagedTable(

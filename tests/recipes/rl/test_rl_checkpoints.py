@@ -11,8 +11,8 @@ from crossthink.errors import ConfigError, UserError
 from crossthink.files import DiskFullError
 from recipes.manifest import DamagedError
 from recipes.rl import checkpoints
-from recipes.rl.checkpoints import Checkpoint, is_finished, latest, newest_whole, paths
-from recipes.rl.saver import save_now
+from recipes.rl.checkpoints import Checkpoint, is_finished, latest, newest_whole
+from recipes.rl.saver import Saver
 
 
 class FakeActor:
@@ -21,18 +21,25 @@ class FakeActor:
     def __init__(self, failure=None):
         self.failure = failure
 
-    def save(self, folder):
-        (folder / "actor").mkdir()
-        (folder / "actor" / "weights").write_bytes(os.urandom(100))
+    def stage(self, folder):
+        self.folder = folder / "actor"
+        return [self]
+
+    def write(self):
+        self.folder.mkdir()
+        (self.folder / "weights").write_bytes(os.urandom(100))
         if self.failure:
             raise self.failure
-        (folder / "actor" / "rng").write_bytes(b"state")
+        (self.folder / "rng").write_bytes(b"state")
+
+    def finish(self):
+        assert (self.folder / "rng").is_file()
 
 
 def save_steps(out, *steps, keep=10, actor=None):
+    saver = Saver(out, actor or FakeActor(), keep, asynchronous=False)
     for step in steps:
-        target, aside = paths(out, step)
-        save_now(target, aside, actor or FakeActor(), {"step": step, "prompts": {"position": 8 * step}}, keep)
+        saver.save(step, {"step": step, "prompts": {"position": 8 * step}}, wait=False)
 
 
 def kept(out):
