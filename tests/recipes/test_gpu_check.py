@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
-import gpu_check  # noqa: E402
+import gpu_check
 
 
 def test_a_case_and_its_row(tmp_path: Path) -> None:
