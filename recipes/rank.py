@@ -49,7 +49,8 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     from recipes.actors.megatron.actor import MegatronActor
     from recipes.progress import RunProgress
     from recipes.rl import checkpoints
-    from recipes.rl.loop import Parts, train
+    from recipes.rl.loop import train
+    from recipes.rl.parts import Parts
     from recipes.rl.prompts import PromptStream
     from recipes.rl.records import Records
     from recipes.rollout.interface import SamplingParams

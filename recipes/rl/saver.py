@@ -33,7 +33,7 @@ class Stages(Protocol):
 class Saver:
     """Makes the checkpoints of a run; at most one is under way. All methods are collective."""
 
-    def __init__(self, out: Path, engines: Stages, keep: int, asynchronous: bool) -> None:
+    def __init__(self, out: Path, engines: Stages, keep: int, asynchronous: bool, saved: int = 0) -> None:
         """Clear what a killed run left aside.
 
         Args:
@@ -41,11 +41,13 @@ class Saver:
             engines: what is saved.
             keep: newest checkpoints kept.
             asynchronous: `save` returns when the state is copied, unless told to wait.
+            saved: step of the checkpoint that the run goes on from; 0: none.
         """
         self.out = out
         self.engines = engines
         self.keep = keep
         self.asynchronous = asynchronous
+        self.saved = saved
         self.last_save_s: float | None = None
         """Seconds of the last whole save, from its beginning until `latest` moved; on rank 0."""
         self._waited_s = 0.0
@@ -64,9 +66,20 @@ class Saver:
         began = time.perf_counter()
         target, aside = checkpoints.paths(self.out, step)
         self._under_way = SaveUnderWay(target, aside, self.engines, trainer_state, self.keep)
+        self.saved = step
         self._waited_s += time.perf_counter() - began
         if wait or not self.asynchronous:
             self.finish()
+
+    def settle(self, step: int, trainer_state: dict[str, Any]) -> None:
+        """Before an end: save the state after `step`, unless that was done, and wait until it is whole.
+
+        Raises:
+            DiskFullError, UserError: see `save`.
+        """
+        if self.saved < step:
+            self.save(step, trainer_state, wait=True)
+        self.finish()
 
     def poll(self) -> None:
         """Carry a save under way on, as far as that needs no waiting.

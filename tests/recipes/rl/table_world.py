@@ -16,7 +16,8 @@ from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.train import TrainConfig
 from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample, micro_batches
 from recipes.rl import checkpoints
-from recipes.rl.loop import Parts, train
+from recipes.rl.loop import train
+from recipes.rl.parts import Parts
 from recipes.rl.records import Records
 from recipes.rollout.interface import Request, Response, SamplingParams
 from reward_server.verdicts import Item, Verdict

@@ -4,7 +4,7 @@ import pytest
 
 from conf.actor import OptimizerConfig
 from conf.algorithm import CriticConfig
-from recipes.rl.loop import learning_rate
+from recipes.rl.step import learning_rate
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,136 @@
+"""One step: a rollout batch with its verdicts, then the optimizer steps on it and the refit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch.distributed as dist
+
+from conf.actor import OptimizerConfig
+from conf.algorithm import CriticConfig
+from conf.train import TrainConfig
+from recipes.actors.interface import LossFunction, MicroBatch, TokenizedSample
+from recipes.rl.batch import RolloutBatch, with_per_token
+from recipes.rl.credit import with_advantages, with_weights
+from recipes.rl.dynamic_sampling import draw_useful
+from recipes.rl.losses import ValueLoss, policy_loss
+from recipes.rl.metrics import critic_metrics, policy_metrics
+from recipes.rl.parts import Parts
+from recipes.rl.records import PhaseClock
+from recipes.rl.rollouts import check_invalid, rollout
+from recipes.rl.skipped import Update
+from recipes.rl.throughput import peak_memory_mb
+
+
+def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> tuple[RolloutBatch, dict[str, Any]]:
+    """Draw prompts, generate, have everything judged; with dynamic sampling, until enough groups teach something.
+
+    Returns:
+        The batch to train on, and the metrics of dynamic sampling.
+
+    Raises:
+        UserError: the reward server cannot be reached, or too many verdicts are invalid.
+    """
+
+    def draw(count: int, first: int) -> RolloutBatch:
+        with parts.room():
+            drawn = rollout(
+                parts.engine,
+                parts.client,
+                parts.tokenizer,
+                parts.prompts.draw(count),
+                config.samples_per_prompt,
+                replace(parts.params, step=step),
+                config.reward.think_prefilled,
+                clock,
+                first,
+            )
+        lengths = drawn.lengths
+        clock.ran("rollout", "prefill", lengths[:: drawn.group])  # a prompt is read once for its group
+        clock.ran("rollout", "decode", lengths)
+        return drawn
+
+    def check(drawn: RolloutBatch) -> None:
+        check_invalid(drawn, config.reward.max_invalid)
+
+    return draw_useful(draw, config.prompts_per_step, config.algorithm.dynamic_sampling, check)
+
+
+def update(
+    config: TrainConfig, parts: Parts, step: int, batch: RolloutBatch, clock: PhaseClock
+) -> tuple[list[Update], dict[str, Any]]:
+    """The optimizer steps of one rollout batch, then the refit. Returns them, and the line of metrics.jsonl."""
+    algorithm, count = config.algorithm, config.updates_per_rollout
+    tokenized = _with_predictions(config, parts, batch, clock)
+    tokenized = with_advantages(batch, tokenized, algorithm, config.max_response_tokens)
+    loss, value_loss = _as_engine_loss(policy_loss(algorithm)), _as_engine_loss(ValueLoss(algorithm.value_clip))
+    updates: list[Update] = []
+    trained: list[TokenizedSample] = []
+    rates: dict[str, float] = {}
+    with clock.phase("train"):
+        for number, part in enumerate(batch.parts(count)):
+            mine = tokenized[len(trained) : len(trained) + len(part.samples)]
+            samples = with_weights(part, mine, algorithm, config.max_response_tokens)
+            rates["lr"] = learning_rate(config.optimizer, (step - 1) * count + number)
+            policy = parts.actor.train_step(samples, loss, rates["lr"])
+            clock.ran("train", "train", part.lengths)
+            critic = None
+            if parts.critic:
+                rates["critic_lr"] = learning_rate(config.critic, (step - 1) * count + number)
+                critic = parts.critic.train_step(samples, value_loss, rates["critic_lr"])
+                clock.ran("train", "train_critic", part.lengths)
+            updates.append(Update(part, policy, critic))
+            trained += samples
+    with clock.phase("refit"):
+        parts.engine.refit(parts.actor.weights(), version=step)
+    tokens = sum(len(sample.token_ids) for sample in tokenized)
+    return updates, {
+        "step": step,
+        **policy_metrics(updates),
+        **(critic_metrics(updates, trained) if parts.critic else {}),
+        **rates,
+        **batch.metrics(),
+        "passed_over": parts.prompts.passed_over,
+        "tokens": tokens,
+        "tokens_per_second": tokens / clock.total / dist.get_world_size(),
+        **(parts.throughput.metrics(clock) if parts.throughput else {}),
+        "peak_memory_mb": peak_memory_mb(),
+        "seconds": {**clock.seconds, "total": clock.total},
+    }
+
+
+def _with_predictions(
+    config: TrainConfig, parts: Parts, batch: RolloutBatch, clock: PhaseClock
+) -> list[TokenizedSample]:
+    """Add what the engines say of the rollout before anything moves: log-probs, and the critic's values."""
+    algorithm, samples = config.algorithm, batch.tokenized()
+    with clock.phase("log_probs"):
+        if algorithm.kl > 0:
+            reference = parts.actor.log_probs(samples, reference=True)
+            samples = with_per_token(samples, reference_log_probs=reference)
+            clock.ran("log_probs", "log_probs", batch.lengths)
+        # Otherwise the policy's own are those of the training step itself.
+        if config.updates_per_rollout > 1 or (algorithm.kl > 0 and algorithm.kl_in == "reward"):
+            samples = with_per_token(samples, old_log_probs=parts.actor.log_probs(samples))
+            clock.ran("log_probs", "log_probs", batch.lengths)
+    if parts.critic:
+        with clock.phase("values"):
+            samples = with_per_token(samples, values=parts.critic.values(samples))
+            clock.ran("values", "values", batch.lengths)
+    return samples
+
+
+def learning_rate(settings: OptimizerConfig | CriticConfig, update: int) -> float:
+    """Constant after a linear warm-up, counted in optimizer steps from 0."""
+    warm = settings.warmup_steps
+    return settings.lr * min(1.0, (update + 1) / warm) if warm else settings.lr
+
+
+def _as_engine_loss(loss: Callable[..., Any]) -> LossFunction:
+    def call(predicted_bt: Any, batch: MicroBatch) -> Any:
+        device = predicted_bt.device
+        return loss(predicted_bt, {name: values.to(device) for name, values in batch.per_token_bt.items()})
+
+    return call
