@@ -45,7 +45,8 @@ def main() -> int:
     if not (first / "report.json").is_file():
         crossthink("demo", f"steps={STEPS}", f"out={first}")
     runs = {PAPER: first, **{name: out / name.replace(" ", "_").replace(".", "") for name in names}}
-    base = [f"model={first / BASE}", f"data={first / DEMO_POOL}", f"steps={STEPS}", "resume=true"]
+    # One thread: small tensors gain little from more, and two commands with other names can run side by side.
+    base = [f"model={first / BASE}", f"data={first / DEMO_POOL}", f"steps={STEPS}", "resume=true", "actor.threads=1"]
     for name in names:
         if len(rewards(runs[name])) < STEPS:
             crossthink("train", "recipe=tiny", *base, f"out={runs[name]}", *OPTIONS[name])

@@ -31,6 +31,9 @@ class ActorConfig:
     """Activations made again in the backward pass: none, selective (attention) or full (each layer). [ours]"""
     head_chunk_mb: int = 256
     """Most MiB of float32 logits that a rank keeps at a time; they are made again in the backward pass. [ours]"""
+    packing: bool | None = None
+    """Sequences of a micro-batch stand in one row without padding. null: where Transformer Engine computes in bfloat16,
+    whose attention has a kernel for it. [ours]"""
     dtype: str | None = None
     """float32 or bfloat16 (with float32 master weights). null: bfloat16 on a GPU, float32 on a CPU. [ours]"""
     transformer_engine: bool | None = None

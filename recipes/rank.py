@@ -116,7 +116,7 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
         progress=RunProgress(config, start) if first else None,
         evaluate=None,
         critic=critic,
-        throughput=_throughput(config, folder, mesh, actor.engine.multiple),
+        throughput=_throughput(config, folder, mesh, actor.engine),
     )
     if config.eval.every:
         parts = replace(parts, evaluate=_evaluator(config, parts))
@@ -141,7 +141,7 @@ def _trackers(config: TrainConfig) -> list[Any]:
     return start_trackers(Path(config.out), config.tracking, shown)
 
 
-def _throughput(config: TrainConfig, folder: Path, mesh: Any, multiple: int) -> Any:
+def _throughput(config: TrainConfig, folder: Path, mesh: Any, engine: Any) -> Any:
     """What MFU and FLOP/s are computed from; says at the start where there will be no MFU."""
     import torch
 
@@ -163,7 +163,8 @@ def _throughput(config: TrainConfig, folder: Path, mesh: Any, multiple: int) -> 
         devices=mesh.world,
         data=mesh.data,
         micro_batch_tokens=config.micro_batch_tokens,
-        multiple=multiple,
+        multiple=engine.multiple,
+        packed=engine.packed,
         peak_tflops=peak,
     )
 

@@ -35,19 +35,23 @@ class TokenizedSample:
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Samples padded on the right to one length.
+    """Samples in rows of one length: one a row, padded on the right, or packed into a single row.
 
     Attributes:
         token_ids_bt: int64 [b, t], input tokens.
         labels_bt: int64 [b, t], the token after each input token.
         mask_bt: bool [b, t], True where the label is a response token.
         per_token_bt: float32 [b, t] each, zero outside the mask.
+        places: row and positions of each sample's response tokens: `x_bt[place]` is [response tokens].
+        packed_lengths: positions of each sample in the single row; None where samples have rows of their own.
     """
 
     token_ids_bt: Tensor
     labels_bt: Tensor
     mask_bt: Tensor
     per_token_bt: Mapping[str, Tensor]
+    places: Sequence[tuple[int, slice]]
+    packed_lengths: Sequence[int] | None = None
 
 
 # (log_probs_bt, or a critic's values_bt, with gradient; micro-batch) -> (loss, named sums to add up over micro-batches
@@ -162,57 +166,3 @@ def save(engine: Actor | Critic, folder: Path) -> None:
     staged.write()
     staged.finish()
     torch.distributed.barrier()
-
-
-def micro_batches(
-    samples: Sequence[TokenizedSample], token_budget: int, pad_id: int
-) -> list[tuple[list[int], MicroBatch]]:
-    """Pack samples, longest first, into padded micro-batches of at most `token_budget` positions each.
-
-    Returns:
-        Pairs of the indices into `samples` and the micro-batch. A sample longer than the budget stands alone.
-    """
-    found = packs([len(sample.token_ids) for sample in samples], token_budget)
-    return [(pack, _pad([samples[i] for i in pack], pad_id)) for pack in found]
-
-
-def packs(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """The indices of each micro-batch that `micro_batches` makes of samples of so many tokens, the longest first."""
-    found: list[list[int]] = []
-    for index in longest_first(lengths):
-        if found and (len(found[-1]) + 1) * lengths[found[-1][0]] <= token_budget:
-            found[-1].append(index)
-        else:
-            found.append([index])
-    return found
-
-
-def shares(lengths: Sequence[int], ranks: int) -> list[list[int]]:
-    """Indices of each data-parallel rank's samples, dealt by length so that ranks carry equal token counts."""
-    order = longest_first(lengths)
-    return [order[rank::ranks] for rank in range(ranks)]
-
-
-def longest_first(lengths: Sequence[int]) -> list[int]:
-    """Indices by falling length; equal lengths keep their order."""
-    return sorted(range(len(lengths)), key=lambda i: (-lengths[i], i))
-
-
-def _pad(samples: Sequence[TokenizedSample], pad_id: int) -> MicroBatch:
-    width = max(len(s.token_ids) for s in samples)
-    shape = (len(samples), width - 1)
-    ids = torch.full((len(samples), width), pad_id, dtype=torch.int64)
-    mask_bt = torch.zeros(shape, dtype=torch.bool)
-    per_token_bt = {name: torch.zeros(shape) for name in samples[0].per_token}
-    for row, sample in enumerate(samples):
-        ids[row, : len(sample.token_ids)] = torch.as_tensor(sample.token_ids)
-        span = response_span(sample)
-        mask_bt[row, span] = True
-        for name, values in sample.per_token.items():
-            per_token_bt[name][row, span] = values
-    return MicroBatch(ids[:, :-1].contiguous(), ids[:, 1:].contiguous(), mask_bt, per_token_bt)
-
-
-def response_span(sample: TokenizedSample) -> slice:
-    """The positions of a sample's row in a micro-batch whose labels are its response tokens."""
-    return slice(sample.prompt_length - 1, len(sample.token_ids) - 1)

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 
 from recipes import flops
-from recipes.actors.interface import packs, shares
+from recipes.actors.packing import packs, positions, shares
 from recipes.families import ModelShape
 from recipes.rl.records import PhaseClock
 from recipes.rl.spmd import gather_json
@@ -37,7 +37,8 @@ class Throughput:
         devices: ranks.
         data: data-parallel ranks.
         micro_batch_tokens: as in the config.
-        multiple: the actor pads lengths to a multiple of this.
+        multiple: the actor pads rows to a multiple of this.
+        packed: the actor packs sequences.
         peak_tflops: of one device in the format of its matrix products; None where it is not known.
     """
 
@@ -46,6 +47,7 @@ class Throughput:
     data: int
     micro_batch_tokens: int
     multiple: int
+    packed: bool
     peak_tflops: float | None
 
     def metrics(self, clock: PhaseClock) -> dict[str, Any]:
@@ -67,28 +69,30 @@ class Throughput:
 
     def _padding(self, steps: Sequence[Sequence[tuple[int, int]]]) -> float | None:
         found = [
-            padding([sum(pair) for pair in lengths], self.data, self.micro_batch_tokens, self.multiple)
+            padding([sum(pair) for pair in lengths], self.data, self.micro_batch_tokens, self.multiple, self.packed)
             for lengths in steps
         ]
         positions = sum(all_of_them for all_of_them, _ in found)
         return sum(filler for _, filler in found) / positions if positions else None
 
 
-def padding(lengths: Sequence[int], data: int, micro_batch_tokens: int, multiple: int = 1) -> tuple[int, int]:
+def padding(
+    lengths: Sequence[int], data: int, micro_batch_tokens: int, multiple: int = 1, packed: bool = False
+) -> tuple[int, int]:
     """Positions of an optimizer step's micro-batches on all data-parallel ranks, and how many of them are padding.
 
     Args:
         lengths: tokens of each sample.
         data: data-parallel ranks.
-        micro_batch_tokens: see `recipes.actors.interface.micro_batches`.
-        multiple: lengths are padded to a multiple of this.
+        micro_batch_tokens, packed: see `recipes.actors.packing.micro_batches`.
+        multiple: rows are padded to a multiple of this.
     """
-    positions = 0
+    found = 0
     for share in shares(lengths, data):
         mine = [lengths[i] for i in share]
-        for pack in packs(mine, micro_batch_tokens):
-            positions += len(pack) * (-(-(mine[pack[0]] - 1) // multiple) * multiple)
-    return positions, positions - sum(length - 1 for length in lengths)
+        for pack in packs(mine, micro_batch_tokens, packed):
+            found += positions([mine[i] for i in pack], multiple, packed)
+    return found, found - sum(length - 1 for length in lengths)
 
 
 def peak_memory_mb() -> float | None:

@@ -19,12 +19,10 @@ from recipes.actors.interface import (
     Staged,
     StepResult,
     TokenizedSample,
-    micro_batches,
-    response_span,
-    shares,
 )
 from recipes.actors.megatron import checkpoint
 from recipes.actors.megatron.mesh import Mesh
+from recipes.actors.megatron.model import packs_sequences
 from recipes.actors.megatron.offload import TrainingStateOffload
 from recipes.actors.megatron.optimizer import (
     Sharing,
@@ -36,6 +34,7 @@ from recipes.actors.megatron.optimizer import (
 from recipes.actors.megatron.out_of_memory import naming_the_phase
 from recipes.actors.megatron.precision import FP8_MULTIPLE
 from recipes.actors.megatron.schedule import run_schedule
+from recipes.actors.packing import micro_batches, shares
 
 # (model, micro-batch, the last stage's output [b, t, ...]) -> (x_bt with gradient and 0 outside the mask, named sums).
 Head = Callable[[GPTModel, MicroBatch, Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -70,6 +69,7 @@ class Engine:
         self.head = head
         self.pad_id = pad_id
         self.micro_batch_tokens = micro_batch_tokens
+        self.packed = packs_sequences(mesh, settings)
         self.multiple = (mesh.tensor if settings.sequence_parallel else 1) * (
             FP8_MULTIPLE if settings.fp8 != "off" else 1
         )
@@ -92,7 +92,7 @@ class Engine:
         self.gather()
         model = model or self.model
         mine = self._share(samples)
-        batches = micro_batches([samples[i] for i in mine], self.micro_batch_tokens, self.pad_id)
+        batches = self._batches([samples[i] for i in mine])
         model.eval()
         with torch.no_grad():
             found = self._run(
@@ -101,10 +101,10 @@ class Engine:
         flat = torch.zeros(sum(s.response_length for s in samples), device=self.mesh.device)
         starts = torch.tensor([0, *(s.response_length for s in samples)]).cumsum(0).tolist()
         if self.mesh.is_last_stage and self.mesh.tensor_rank == 0:
-            for (indices, _), values_bt in zip(batches, found, strict=True):
-                for row, index in enumerate(indices):
+            for (indices, batch), values_bt in zip(batches, found, strict=True):
+                for index, place in zip(indices, batch.places, strict=True):
                     sample = mine[index]
-                    flat[starts[sample] : starts[sample + 1]] = values_bt[row, response_span(samples[sample])]
+                    flat[starts[sample] : starts[sample + 1]] = values_bt[place]
         # Each value stands on exactly one rank, so the sum is that value.
         dist.all_reduce(flat)
         return list(flat.cpu().split([s.response_length for s in samples]))
@@ -117,7 +117,7 @@ class Engine:
         """
         self.onload()
         mine = [samples[i] for i in self._share(samples)]
-        batches = [batch for _, batch in micro_batches(mine, self.micro_batch_tokens, self.pad_id)]
+        batches = [batch for _, batch in self._batches(mine)]
         self.ddp.train()
         self.ddp.zero_grad_buffer()
         self.adam.zero_grad()
@@ -168,6 +168,9 @@ class Engine:
     def _share(self, samples: Sequence[TokenizedSample]) -> list[int]:
         """Indices of this data-parallel rank's samples."""
         return shares([len(sample.token_ids) for sample in samples], self.mesh.data)[self.mesh.data_rank]
+
+    def _batches(self, samples: Sequence[TokenizedSample]) -> list[tuple[list[int], MicroBatch]]:
+        return micro_batches(samples, self.micro_batch_tokens, self.pad_id, self.packed)
 
     def _collect(self, model: GPTModel, batch: MicroBatch, output_bt: Tensor, non_loss_data: bool = True) -> Tensor:
         return self.head(model, batch, output_bt)[0]

@@ -57,6 +57,14 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     return getattr(torch, precision.dtype)
 
 
+def packs_sequences(mesh: Mesh, settings: ActorConfig) -> bool:
+    """Whether micro-batches are packed: `actor.packing`, or where Transformer Engine's kernels for it are."""
+    if settings.packing is not None:
+        return settings.packing
+    precision = precision_on(mesh, settings)
+    return precision.transformer_engine and precision.dtype == "bfloat16"
+
+
 def transformer_config(
     config: PretrainedConfig, mesh: Mesh, settings: ActorConfig, layers: Sequence[int]
 ) -> TransformerConfig:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
 from megatron.core.pipeline_parallel import get_forward_backward_func
 from torch import Tensor
 
@@ -42,9 +43,11 @@ def run_schedule(
     def forward_step(batch_iterator: Iterator[MicroBatch], stage: Any) -> tuple[Tensor, Any]:
         batch = next(batch_iterator)
         ids_bt = _padded(batch.token_ids_bt, multiple).to(device)
+        # With rotary embeddings these are not looked at: the positions of packed sequences come with their lengths.
         positions_bt = torch.arange(ids_bt.shape[1], device=device).expand_as(ids_bt)
         # Padding stands on the right, where causal attention never looks: no mask is needed.
-        return stage(ids_bt, positions_bt, None), partial(_without_padding, output, batch)
+        stage_output = stage(ids_bt, positions_bt, None, packed_seq_params=packed_params(batch, ids_bt))
+        return stage_output, partial(_without_padding, output, batch)
 
     width = max(batch.token_ids_bt.shape[1] for batch in batches)
     return get_forward_backward_func()(
@@ -56,6 +59,23 @@ def run_schedule(
         micro_batch_size=max(b.token_ids_bt.shape[0] for b in batches),
         forward_only=forward_only,
         collect_non_loss_data=forward_only,
+    )
+
+
+def packed_params(batch: MicroBatch, ids_bt: Tensor) -> PackedSeqParams | None:
+    """Where the sequences of a packed row begin and end; the last one takes the row's padding along.
+
+    Args:
+        batch: the micro-batch.
+        ids_bt: its tokens with padding, on the device.
+    """
+    if batch.packed_lengths is None:
+        return None
+    lengths = list(batch.packed_lengths)
+    lengths[-1] += ids_bt.shape[1] - sum(lengths)
+    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32).to(ids_bt.device)
+    return PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=max(lengths), max_seqlen_kv=max(lengths)
     )
 
 

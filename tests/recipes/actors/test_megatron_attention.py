@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from megatron.core.packed_seq_params import PackedSeqParams
+from megatron.core.tensor_parallel.random import model_parallel_cuda_manual_seed
 from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
@@ -20,6 +22,7 @@ def alone() -> Iterator[None]:
     """This process as a mesh of one."""
     join_mesh(1, 1)
     redirect_to_cpu()
+    model_parallel_cuda_manual_seed(0)
     yield
     leave_mesh()
 
@@ -72,6 +75,28 @@ def test_it_gives_what_megatron_cores_own_gives(heads, groups):
     mask = ~torch.ones(1, 1, 33, 33).tril().bool()
     wanted = build(DotProductAttention, heads, groups, 8)(*inputs, mask)
     torch.testing.assert_close(build(CausalSdpa, heads, groups, 8)(*inputs, None), wanted, rtol=0, atol=1e-5)
+
+
+def test_packed_sequences_do_not_see_each_other():
+    """Values and gradients as of each sequence alone."""
+    lengths = [5, 1, 9]
+    inputs = [x[:, 0].detach().requires_grad_() for x in some(sum(lengths), 1, 6, 2, 8)]
+    ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0, dtype=torch.int32)
+    packed = PackedSeqParams(
+        qkv_format="thd", cu_seqlens_q=ends, cu_seqlens_kv=ends, max_seqlen_q=max(lengths), max_seqlen_kv=max(lengths)
+    )
+    attention = build(CausalSdpa, 6, 2, 8)
+    found = attention(*inputs, None, packed_seq_params=packed)
+    alone = [attention(*one, None) for one in zip(*(x[:, None].split(lengths) for x in inputs), strict=True)]
+    wanted = torch.cat(alone)[:, 0]
+    assert found.shape == (sum(lengths), 48)
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6)
+    for one, other in zip(
+        torch.autograd.grad(found.square().sum(), inputs),
+        torch.autograd.grad(wanted.square().sum(), inputs),
+        strict=True,
+    ):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
 
 
 def test_a_mask_is_refused():

@@ -11,7 +11,7 @@ import torch
 from families_helpers import FAMILY_CONFIGS, REAL_SHAPES, random_model
 from transformers import AutoConfig
 
-from conf.actor import OptimizerConfig
+from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import ConfigError
 from recipes.actors.interface import MicroBatch, TokenizedSample
 from recipes.actors.megatron.actor import MegatronActor
@@ -27,10 +27,10 @@ def mesh() -> Iterator[Mesh]:
     leave_mesh()
 
 
-def make_actor(folder: Path, mesh: Mesh) -> MegatronActor:
+def make_actor(folder: Path, mesh: Mesh, **settings: object) -> MegatronActor:
     return MegatronActor(
         folder, mesh, OptimizerConfig(lr=1e-3, clip_grad=1e9), vocabulary=10**6, pad_id=0, temperature=1.0,
-        micro_batch_tokens=64, seed=0, with_reference=False,
+        micro_batch_tokens=64, seed=0, with_reference=False, settings=ActorConfig(**settings),
     )  # fmt: skip
 
 
@@ -51,8 +51,9 @@ def mean_log_prob(log_probs_bt: torch.Tensor, batch: MicroBatch) -> tuple[torch.
     return log_probs_bt[batch.mask_bt].sum(), {}
 
 
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("name", FAMILY_CONFIGS)
-def test_a_gradient_step_equals_autograds(name: str, mesh: Mesh, tmp_path: Path) -> None:
+def test_a_gradient_step_equals_autograds(name: str, packing: bool, mesh: Mesh, tmp_path: Path) -> None:
     """One step of Adam, whose first step moves every weight by lr against the sign of its gradient."""
     model = random_model(name, tmp_path)
     generator = torch.Generator().manual_seed(3)
@@ -68,7 +69,7 @@ def test_a_gradient_step_equals_autograds(name: str, mesh: Mesh, tmp_path: Path)
     total.backward()
     gradients = {n: p.grad for n, p in model.named_parameters()}
     before = {n: p.detach().clone() for n, p in model.named_parameters()}
-    actor = make_actor(tmp_path, mesh)
+    actor = make_actor(tmp_path, mesh, packing=packing)
     result = actor.train_step(samples, mean_log_prob, lr=1e-3)
     norm = float(sum(g.double().square().sum() for g in gradients.values()) ** 0.5)
     assert result.grad_norm == pytest.approx(norm, rel=1e-5)

@@ -28,11 +28,12 @@ from transformers import Qwen2ForCausalLM
 Metrics = dict[str, list[dict[str, float]]]
 
 SP, FULL = {"sequence_parallel": True}, {"recompute": "full"}
-OVERLAP = {"overlap": True}
+OVERLAP, PACKED = {"overlap": True}, {"packing": True}
 # name: (ranks, what of a Job)
 LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "tp2": (2, {"tensor": 2}),
     "tp2_sp": (2, {"tensor": 2, "settings": SP}),
+    "tp2_sp_packed": (2, {"tensor": 2, "settings": SP | PACKED}),
     "pp2": (2, {"pipeline": 2}),
     "pp2_last_larger": (2, {"pipeline": 2, "settings": {"pipeline_first_layers": 1}}),
     "dp2": (2, {"settings": {"distributed_optimizer": False}}),
@@ -41,13 +42,15 @@ LAYOUTS: dict[str, tuple[int, dict[str, Any]]] = {
     "dp2_distributed_overlap": (2, {"settings": OVERLAP, "bucket": 2000}),
     "tp2_recompute_full": (2, {"tensor": 2, "settings": FULL}),
     "pp2_recompute_selective": (2, {"pipeline": 2, "settings": {"recompute": "selective"}}),
+    "pp2_recompute_packed": (2, {"pipeline": 2, "settings": {"recompute": "selective"} | PACKED}),
+    "dp2_packed": (2, {"settings": PACKED}),
     "pp4": (4, {"pipeline": 4}),
     "tp2_pp2": (4, {"tensor": 2, "pipeline": 2}),
     "tp2_sp_pp2_recompute": (4, {"tensor": 2, "pipeline": 2, "settings": SP | FULL}),
     "tp2_sp_dp2": (4, {"tensor": 2, "settings": SP}),
     "pp2_dp2": (4, {"pipeline": 2}),
 }
-QUICK = ("tp2", "tp2_sp", "pp2_recompute_selective", "dp2_distributed_overlap")
+QUICK = ("tp2", "tp2_sp_packed", "pp2_recompute_selective", "dp2_distributed_overlap")
 RELATIVE = 1e-5
 # Of the loss, which may come out near 0; and of the KL, which is 0 at first.
 ABSOLUTE = 2e-7

@@ -87,11 +87,12 @@ def test_weights_survive_the_round_trip_bit_for_bit(tied: bool, mesh: Mesh, tmp_
     assert all(torch.equal(streamed[name], saved[name]) for name in saved)
 
 
+@pytest.mark.parametrize("packing", [False, True], ids=["padded", "packed"])
 @pytest.mark.parametrize("temperature", [1.0, 0.5])
-def test_log_probs_equal_transformers(temperature: float, mesh: Mesh, tmp_path: Path) -> None:
-    """Of sequences alone, although the actor pads and packs them; in the order given; at the sampling temperature."""
+def test_log_probs_equal_transformers(temperature: float, packing: bool, mesh: Mesh, tmp_path: Path) -> None:
+    """Of sequences alone, although the actor pads or packs them; in the order given; at the sampling temperature."""
     model = save_model(tmp_path, tied=False)
-    actor = make_actor(tmp_path, mesh, temperature=temperature)
+    actor = make_actor(tmp_path, mesh, temperature=temperature, settings=ActorConfig(packing=packing))
     samples = some_samples()
     for sample, found in zip(samples, actor.log_probs(samples), strict=True):
         wanted = reference_log_probs(model, sample, temperature).detach()
@@ -103,14 +104,19 @@ def weighted_sum(log_probs_bt: torch.Tensor, batch: MicroBatch) -> tuple[torch.T
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
-@pytest.mark.parametrize("budget", [1, 64, 100_000])
-def test_gradient_norm_equals_autograd_for_any_split(tied: bool, budget: int, mesh: Mesh, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("budget", "packing"), [(1, False), (64, False), (64, True), (100_000, False), (100_000, True)]
+)
+def test_gradient_norm_equals_autograd_for_any_split(
+    tied: bool, budget: int, packing: bool, mesh: Mesh, tmp_path: Path
+) -> None:
     model = save_model(tmp_path, tied)
     samples = some_samples()
     total = sum((reference_log_probs(model, s) * s.per_token["weights"]).sum() for s in samples)
     total.backward()
     norm = sum(p.grad.double().square().sum() for p in model.parameters()) ** 0.5
-    result = make_actor(tmp_path, mesh, micro_batch_tokens=budget).train_step(samples, weighted_sum, lr=0.0)
+    actor = make_actor(tmp_path, mesh, micro_batch_tokens=budget, settings=ActorConfig(packing=packing))
+    result = actor.train_step(samples, weighted_sum, lr=0.0)
     assert result.grad_norm == pytest.approx(float(norm), rel=1e-5)
     assert result.sums["loss"] == pytest.approx(total.item(), rel=1e-5)
     assert result.sums["tokens"] == sum(s.response_length for s in samples)

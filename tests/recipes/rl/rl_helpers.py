@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from data_prep.rows import PoolRow
-from recipes.actors.interface import TokenizedSample, micro_batches
+from recipes.actors.interface import TokenizedSample
+from recipes.actors.packing import micro_batches
 from recipes.rl.batch import Prompt, RolloutBatch, Sample
 from recipes.rl.losses import GrpoLoss, ValueLoss
 from recipes.rollout.interface import Response

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.train import TrainConfig
-from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample, micro_batches
+from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample
+from recipes.actors.packing import micro_batches
 from recipes.rl import checkpoints
 from recipes.rl.loop import train
 from recipes.rl.parts import Parts

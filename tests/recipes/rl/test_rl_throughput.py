@@ -13,7 +13,8 @@ from transformers import Qwen2Config
 
 from conf.train import TrainConfig
 from recipes import flops
-from recipes.actors.interface import TokenizedSample, micro_batches, shares
+from recipes.actors.interface import TokenizedSample
+from recipes.actors.packing import micro_batches, shares
 from recipes.families import ModelShape
 from recipes.peaks import peak_tflops
 from recipes.rank import _throughput
@@ -25,7 +26,7 @@ SHAPE = ModelShape("qwen2", 2, 6, 5, 3, 1, 2, 7, True, True, False, 1e4, None)
 
 
 def throughput(**changes):
-    fields = {"devices": 2, "data": 2, "micro_batch_tokens": 20, "multiple": 1, "peak_tflops": 1e-9}
+    fields = {"devices": 2, "data": 2, "micro_batch_tokens": 20, "multiple": 1, "packed": False, "peak_tflops": 1e-9}
     return Throughput(SHAPE, **(fields | changes))
 
 
@@ -61,19 +62,23 @@ def test_padding_by_hand():
     """Lengths 8, 5, 4 and 2 are 7, 4, 3 and 1 positions: alone, then 4 + 4, then the last, in micro-batches of 10."""
     assert padding([5, 8, 2, 4], 1, 10) == (7 + 8 + 1, 1)
     assert padding([5, 8, 2, 4], 1, 10, multiple=8) == (8 + 16 + 8, 32 - 15)
+    # Packed: 7 and 3, 4 and 1, in micro-batches of 12 and to a multiple of 8.
+    assert padding([5, 8, 2, 4], 1, 12, packed=True) == (15, 0)
+    assert padding([5, 8, 2, 4], 1, 12, multiple=8, packed=True) == (16 + 8, 9)
     # Rank 0 has 8 and 4, rank 1 has 5 and 2.
     assert padding([5, 8, 2, 4], 2, 20) == (14 + 8, 22 - 15)
 
 
-@given(st.lists(st.integers(2, 40), min_size=3, max_size=30), st.integers(1, 3), st.integers(1, 100))
-def test_padding_is_that_of_the_micro_batches(lengths, data, budget):
+@given(st.booleans(), st.lists(st.integers(2, 40), min_size=3, max_size=30), st.integers(1, 3), st.integers(1, 100))
+def test_padding_is_that_of_the_micro_batches(packed, lengths, data, budget):
     samples = [TokenizedSample(list(range(n)), 1) for n in lengths]
     positions = real = 0
     for share in shares(lengths, data):
-        for _, batch in micro_batches([samples[i] for i in share], budget, pad_id=0):
+        for _, batch in micro_batches([samples[i] for i in share], budget, pad_id=0, packed=packed):
             positions += batch.mask_bt.numel()
             real += int(batch.mask_bt.sum())  # with prompts of one token every real position predicts a response token
-    assert padding(lengths, data, budget) == (positions, positions - real)
+    assert padding(lengths, data, budget, packed=packed) == (positions, positions - real)
+    assert not packed or positions == real
 
 
 @pytest.mark.parametrize(
@@ -103,13 +108,13 @@ def test_a_run_says_once_that_it_has_no_mfu(tmp_path, capsys):
     sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "vocab_size": 97}
     Qwen2Config(**sizes, num_attention_heads=4, num_key_value_heads=2).save_pretrained(tmp_path)
     mesh = SimpleNamespace(device=torch.device("cpu"), rank=0, world=4, data=2)
-    found = _throughput(config, tmp_path, mesh, multiple=2)
+    found = _throughput(config, tmp_path, mesh, SimpleNamespace(multiple=2, packed=False))
     assert (found.devices, found.data, found.micro_batch_tokens, found.multiple) == (4, 2, 77, 2)
     assert (found.shape.layers, found.shape.heads, found.peak_tflops) == (3, 4, None)
     said = capsys.readouterr().err.splitlines()  # beside what libraries warn of as they are imported
     assert said.count("mfu stays null: no peak of the CPU in float32 is known.") == 1
     mesh.rank = 1
-    _throughput(config, tmp_path, mesh, multiple=2)
+    _throughput(config, tmp_path, mesh, SimpleNamespace(multiple=2, packed=False))
     assert "mfu" not in capsys.readouterr().err
 
 
