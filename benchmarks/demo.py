@@ -1,8 +1,9 @@
 """The demo for several seeds: gain, accuracy and seconds as a Markdown table, and the README's picture.
 
-    .venv/bin/python benchmarks/demo.py OUT [SEED ...]
+    .venv/bin/python benchmarks/demo.py OUT [SEED ...] [KEY=VALUE ...]
 
-Runs `crossthink demo seed=S out=OUT/seed_S` one after another (a finished one is only read), default seeds 0 1 2.
+Runs `crossthink demo seed=S out=OUT/seed_S` with the given overrides one after another (a finished one is only read),
+default seeds 0 1 2. The picture is drawn where there are no overrides.
 """
 
 from __future__ import annotations
@@ -31,16 +32,19 @@ COLUMNS = (
 def main() -> int:
     """Run what is missing, print the table, draw the first seed's picture."""
     out = Path(sys.argv[1])
-    seeds = [int(word) for word in sys.argv[2:]] or [0, 1, 2]
+    overrides = [word for word in sys.argv[2:] if "=" in word]
+    seeds = [int(word) for word in sys.argv[2:] if "=" not in word] or [0, 1, 2]
     for seed in seeds:
         run = out / f"seed_{seed}"
         if not (run / "report.json").is_file():
-            subprocess.run([sys.executable, "-m", "recipes.cli", "demo", f"seed={seed}", f"out={run}"], check=True)
+            words = ["demo", f"seed={seed}", f"out={run}", *overrides]
+            subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=True)
     print("| " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
     for seed in seeds:
         print("| " + " | ".join(row(out / f"seed_{seed}", seed)) + " |")
-    result_plot(out / f"seed_{seeds[0]}", PICTURE)
+    if not overrides:
+        result_plot(out / f"seed_{seeds[0]}", PICTURE)
     return 0
 
 

@@ -63,6 +63,8 @@ class Records:
     def __init__(self, out: Path, step: int, trackers: Sequence[Tracker] = ()) -> None:
         self.out = out
         self.trackers = trackers
+        # What resumed trackers have already: steps that are made again after a kill are the same steps.
+        self._tracked = {"train": _last_step(out / METRICS), "eval": _last_step(out / EVALUATIONS)}
         with names_full_disk(out):
             (out / ROLLOUTS).mkdir(parents=True, exist_ok=True)
             for name in (METRICS, EVALUATIONS):
@@ -97,7 +99,8 @@ class Records:
             for name, value in found.items():
                 self.tensorboard.add_scalar(name, value, step)
         for tracker in self.trackers:
-            tracker.log(found, step)
+            if not tracker.resumed or step > self._tracked[prefix]:
+                tracker.log(found, step)
 
     def close(self) -> None:
         """Flush and close."""
@@ -127,6 +130,11 @@ def _append(path: Path, value: dict[str, Any]) -> None:
         handle.write(json.dumps(value) + "\n")
         handle.flush()
         os.fsync(handle.fileno())
+
+
+def _last_step(path: Path) -> int:
+    """Of the lines of a record; -1 where there are none, because an evaluation may stand at step 0."""
+    return max((line["step"] for line in read_lines(path)), default=-1)
 
 
 def _cut_after(path: Path, step: int) -> None:

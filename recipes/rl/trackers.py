@@ -1,7 +1,7 @@
 """Experiment trackers beside the run's own records: Weights & Biases and MLflow.
 
 A resumed run goes on in the tracker's run that it began: `out/tracking.json` holds the ids. Steps that are made again
-after a kill are logged again. Whatever a tracker loses stands in metrics.jsonl.
+after a kill are not logged again. Whatever a tracker loses stands in metrics.jsonl.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ LONGEST_PARAM = 500  # characters; the limit of MLflow's older servers
 
 class Tracker(Protocol):
     """Takes the numbers of a run."""
+
+    resumed: bool
+    """Whether it has the numbers of an earlier part of this run."""
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """The numbers of one step."""
@@ -52,6 +55,7 @@ class WandbTracker:
         import wandb
 
         self.id = known or uuid.uuid4().hex
+        self.resumed = known is not None
         try:
             self.run = wandb.init(
                 project=tracking.project, name=tracking.name or out.resolve().name, id=self.id,
@@ -90,6 +94,7 @@ class MlflowTracker:
         from mlflow.exceptions import MlflowException
         from mlflow.tracking import MlflowClient
 
+        self.resumed = known is not None
         try:
             self.client = MlflowClient(tracking_uri=tracking.mlflow_uri)
             if known:
