@@ -9,8 +9,8 @@ The loss is the mean negative log-likelihood of the responses, which repeated st
 model, log-probs and gradient norm against transformers. Prints a table and writes JSON; the exit code is 1 where a case
 fails or parity is missed. Without a GPU a small shape takes their place, and it says what was left out.
 
-tokens/s counts prompt and response tokens. MFU counts model FLOPs (`recipes/flops.py`); HFU also what the backward pass
-computes again.
+tokens/s counts prompt and response tokens. MFU counts model FLOPs (`recipes/models/flops.py`); HFU also what the
+backward pass computes again.
 """
 
 from __future__ import annotations
@@ -169,9 +169,9 @@ def speed(case: Case, mesh: Any, folder: Path) -> dict[str, Any]:
     import torch
 
     from conf.actor import ActorConfig
-    from recipes import flops
-    from recipes.families import read_shape
-    from recipes.peaks import peak_tflops
+    from recipes.models import flops
+    from recipes.models.families import read_shape
+    from recipes.models.peaks import peak_tflops
     from recipes.rl.throughput import peak_memory_mb
 
     shape = SHAPES[case.shape]

@@ -30,7 +30,7 @@ from recipes.actors.megatron.export_weights import ExportOptions, write_hf_weigh
 from recipes.actors.megatron.import_weights import SafetensorsSource
 from recipes.actors.megatron.layout import WeightLayout
 from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
-from recipes.weights import SafetensorsFolder, SafetensorsWriter, TensorPlan, file_name, plan_files, write_index
+from recipes.models.weights import SafetensorsFolder, SafetensorsWriter, TensorPlan, file_name, plan_files, write_index
 
 MB = 1e6
 # Pages of libraries that are first touched in a phase, gloo's buffers, and what the allocator keeps of small blocks.

@@ -16,7 +16,7 @@ from conf.convert import ConvertConfig
 from crossthink.errors import ConfigError
 from crossthink.files import commit_dir, names_full_disk
 from recipes.manifest import write_manifest
-from recipes.model_folder import MEGATRON_FORMAT, check_shape, read_model_config
+from recipes.models.model_folder import MEGATRON_FORMAT, check_shape, read_model_config
 from recipes.quiet import quiet_libraries
 from recipes.stored_weights import find_weights, open_source
 
@@ -132,7 +132,7 @@ def _write_megatron(config: ConvertConfig, folder: Path, layout: Any, source: An
 
     from recipes.actors.megatron.checkpoint import STATE
     from recipes.actors.megatron.dist_weights import save_weights
-    from recipes.weights import write_companions
+    from recipes.models.weights import write_companions
 
     mesh = layout.mesh
     if mesh.rank == 0:

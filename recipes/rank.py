@@ -47,6 +47,7 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     from data_prep.blends import blend_weights
     from data_prep.pool import Pool
     from recipes.actors.megatron.actor import MegatronActor
+    from recipes.models.tokenizer import load_tokenizer, stop_ids
     from recipes.progress import RunProgress
     from recipes.rl import checkpoints
     from recipes.rl.loop import train
@@ -55,7 +56,6 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     from recipes.rl.records import Records
     from recipes.rollout.interface import SamplingParams
     from recipes.rollout.local.engine import LocalEngine
-    from recipes.tokenizer import load_tokenizer, stop_ids
 
     out, folder = Path(config.out), model_folder(config)
     tokenizer = load_tokenizer(folder)
@@ -146,9 +146,9 @@ def _throughput(config: TrainConfig, folder: Path, mesh: Any, engine: Any) -> An
     import torch
 
     from recipes.actors.megatron.model import precision_on
-    from recipes.families import read_shape
-    from recipes.model_folder import read_model_config
-    from recipes.peaks import peak_tflops
+    from recipes.models.families import read_shape
+    from recipes.models.model_folder import read_model_config
+    from recipes.models.peaks import peak_tflops
     from recipes.rl.throughput import Throughput
 
     precision = precision_on(mesh, config.actor)

@@ -13,7 +13,7 @@ from conf.compose import from_yaml
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError
 from recipes.manifest import verify_manifest
-from recipes.model_folder import is_megatron_folder
+from recipes.models.model_folder import is_megatron_folder
 from recipes.rl import checkpoints
 from recipes.run_folder import CONFIG, model_folder
 

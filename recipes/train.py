@@ -16,7 +16,8 @@ from data_prep.pool import Pool
 from recipes import launch, prepare
 from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
 from recipes.checks import check_algorithm, check_checkpoint, check_profile, check_tracking
-from recipes.model_folder import check_model_folder, check_shape, read_model_config, weights_key
+from recipes.models.model_folder import check_model_folder, check_shape, read_model_config, weights_key
+from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 from recipes.rl.walltime import job_end
 from recipes.run_folder import (
     claim,
@@ -25,7 +26,6 @@ from recipes.run_folder import (
     record_manifest,
     training_pool,
 )
-from recipes.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 from reward_server import shaping
 
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on

@@ -20,7 +20,7 @@ from conf.train import WarmStartConfig
 from crossthink.files import atomic_dir
 from data_prep.pool import Pool
 from data_prep.rows import PoolRow
-from recipes.tiny import TURN_END, tiny_config, tiny_tokenizer
+from recipes.models.tiny import TURN_END, tiny_config, tiny_tokenizer
 
 # Share of each answer style: (thinks, boxes).
 STYLES = {(True, True): 0.55, (False, True): 0.15, (True, False): 0.20, (False, False): 0.10}

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from recipes import flops
 from recipes.actors.packing import packs, positions, shares
-from recipes.families import ModelShape
+from recipes.models import flops
+from recipes.models.families import ModelShape
 from recipes.rl.records import PhaseClock
 from recipes.rl.spmd import gather_json
 
@@ -53,8 +53,8 @@ class Throughput:
     def metrics(self, clock: PhaseClock) -> dict[str, Any]:
         """`tflops` of a device by phase, `mfu` of the train phase, and `padding` of its micro-batches.
 
-        Model FLOPs, without padding and without what the backward pass computes again (`recipes.flops`). A phase's
-        seconds count whole: what a rollout spends on drawing tokens lowers its TFLOP/s.
+        Model FLOPs, without padding and without what the backward pass computes again (`recipes.models.flops`). A
+        phase's seconds count whole: what a rollout spends on drawing tokens lowers its TFLOP/s.
         """
         work: dict[str, int] = {}
         for one in clock.passes:

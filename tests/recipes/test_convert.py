@@ -16,10 +16,10 @@ from transformers import AutoModelForCausalLM
 from conf.convert import ConvertConfig
 from crossthink.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError
 from recipes import convert
-from recipes.model_folder import MEGATRON_FORMAT, check_model_folder
+from recipes.models.model_folder import MEGATRON_FORMAT, check_model_folder
+from recipes.models.tokenizer import load_tokenizer
+from recipes.models.weights import SafetensorsFolder
 from recipes.stored_weights import find_checkpoint, stored_weights
-from recipes.tokenizer import load_tokenizer
-from recipes.weights import SafetensorsFolder
 
 
 def weights(folder: Path) -> dict[str, torch.Tensor]:

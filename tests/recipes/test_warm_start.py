@@ -13,7 +13,7 @@ from conf.train import WarmStartConfig
 from data_prep.pool import Pool
 from data_prep.rows import PoolRow
 from recipes import warm_start
-from recipes.tokenizer import load_tokenizer
+from recipes.models.tokenizer import load_tokenizer
 from recipes.warm_start import Worked, make_base, read_worked, write_response
 
 QUICK = WarmStartConfig(steps=3, batch_size=4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from recipes.tiny import tiny_config, tiny_tokenizer
+from recipes.models.tiny import tiny_config, tiny_tokenizer
 
 CORPUS = (
     "What is 12 + 30? The answer is 42.",

@@ -12,7 +12,7 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from recipes.actors.megatron.layout import Parameter, WeightLayout, local_parameters
-from recipes.weights import SafetensorsWriter, TensorPlan, file_name, plan_files, write_companions, write_index
+from recipes.models.weights import SafetensorsWriter, TensorPlan, file_name, plan_files, write_companions, write_index
 
 
 @torch.no_grad()

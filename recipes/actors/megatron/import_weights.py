@@ -16,8 +16,8 @@ from crossthink.errors import UserError
 from recipes.actors.megatron.checkpoint import STATE
 from recipes.actors.megatron.dist_weights import DistSource
 from recipes.actors.megatron.layout import EMBEDDING, Parameter, WeightLayout, local_parameters
-from recipes.model_folder import is_megatron_folder
-from recipes.weights import SafetensorsFolder
+from recipes.models.model_folder import is_megatron_folder
+from recipes.models.weights import SafetensorsFolder
 
 LM_HEAD = "lm_head.weight"
 # Buffers that old checkpoints list among the weights.

@@ -22,7 +22,7 @@ from transformers import PretrainedConfig
 from recipes.actors.megatron.mesh import Mesh
 from recipes.actors.megatron.model import padded_vocabulary
 from recipes.actors.megatron.pipeline import first_layer_of_stage, layers_of_stage
-from recipes.families import read_shape
+from recipes.models.families import read_shape
 
 HEAD = "output_layer.weight"
 EMBEDDING = "embedding.word_embeddings.weight"

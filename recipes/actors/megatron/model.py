@@ -19,8 +19,8 @@ from recipes.actors.megatron.mesh import Mesh
 from recipes.actors.megatron.pipeline import layers_of_stage, pipeline_layout
 from recipes.actors.megatron.precision import Precision, fp8_fields, has_transformer_engine, resolve_precision
 from recipes.actors.megatron.recompute import recompute_fields
-from recipes.families import read_shape
-from recipes.model_folder import check_shape
+from recipes.models.families import read_shape
+from recipes.models.model_folder import check_shape
 
 
 def begin(folder: Path, mesh: Mesh, seed: int) -> PretrainedConfig:
@@ -68,7 +68,7 @@ def packs_sequences(mesh: Mesh, settings: ActorConfig) -> bool:
 def transformer_config(
     config: PretrainedConfig, mesh: Mesh, settings: ActorConfig, layers: Sequence[int]
 ) -> TransformerConfig:
-    """A family of `recipes.families` in megatron-core's terms."""
+    """A family of `recipes.models.families` in megatron-core's terms."""
     shape = read_shape(config.to_dict(), config.name_or_path)
     dtype = torch_dtype(precision_on(mesh, settings))
     return TransformerConfig(

@@ -17,7 +17,7 @@ from recipes.actors.interface import MicroBatch, TokenizedSample
 from recipes.actors.megatron.actor import MegatronActor
 from recipes.actors.megatron.head import head_weight
 from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
-from recipes.families import read_shape
+from recipes.models.families import read_shape
 
 
 @pytest.fixture(scope="module")

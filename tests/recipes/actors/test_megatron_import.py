@@ -33,7 +33,7 @@ from recipes.actors.megatron.import_weights import SafetensorsSource
 from recipes.actors.megatron.layout import WeightLayout, local_parameters
 from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.model import build_model
-from recipes.weights import SafetensorsFolder
+from recipes.models.weights import SafetensorsFolder
 
 HERE = Path(__file__).parent
 LIMIT_S = 240

@@ -9,9 +9,9 @@ from tiny_helpers import small_tokenizer
 from tokenizers.processors import TemplateProcessing
 
 from crossthink.errors import UserError
+from recipes.models.tiny import tiny_tokenizer
 from recipes.rl import prompts
 from recipes.rl.prompts import PromptStream, make_prompt
-from recipes.tiny import tiny_tokenizer
 
 LONG = "very long " * 30
 

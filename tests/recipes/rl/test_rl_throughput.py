@@ -12,11 +12,11 @@ from table_world import table_config, table_run
 from transformers import Qwen2Config
 
 from conf.train import TrainConfig
-from recipes import flops
 from recipes.actors.interface import TokenizedSample
 from recipes.actors.packing import micro_batches, shares
-from recipes.families import ModelShape
-from recipes.peaks import peak_tflops
+from recipes.models import flops
+from recipes.models.families import ModelShape
+from recipes.models.peaks import peak_tflops
 from recipes.rank import _throughput
 from recipes.rl.records import PhaseClock
 from recipes.rl.throughput import Throughput, padding, peak_memory_mb

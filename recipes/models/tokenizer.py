@@ -8,7 +8,7 @@ from pathlib import Path
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from crossthink.errors import UserError
-from recipes.model_folder import check_tokenizer_files
+from recipes.models.model_folder import check_tokenizer_files
 
 # Qwen2.5's base models know both; its config names only one of them as the end.
 TURN_ENDS = ("<|im_end|>", "<|endoftext|>")

@@ -6,7 +6,7 @@ import pytest
 from tiny_helpers import small_tokenizer
 
 from crossthink.errors import UserError
-from recipes.tokenizer import load_tokenizer, stop_ids
+from recipes.models.tokenizer import load_tokenizer, stop_ids
 
 
 @pytest.fixture

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
 
-from recipes import flops
-from recipes.families import ModelShape, read_shape
+from recipes.models import flops
+from recipes.models.families import ModelShape, read_shape
 
 # 2 layers, hidden 6, MLP 5, 3 query heads of width 2 over 1 key-value head, 7 ids.
 SHAPE = ModelShape("qwen2", 2, 6, 5, 3, 1, 2, 7, True, True, False, 1e4, None)

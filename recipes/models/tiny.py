@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen2Config
 
-from recipes.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
+from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 
 END_OF_TEXT = "<|endoftext|>"
 TURN_START = "<|im_start|>"
@@ -52,7 +52,7 @@ def tiny_tokenizer(corpus: Iterable[str]) -> PreTrainedTokenizerFast:
 
 
 def tiny_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2Config:
-    """Of `recipes.tiny_shape`, with this tokenizer's ids."""
+    """Of `recipes.models.tiny_shape`, with this tokenizer's ids."""
     return Qwen2Config(
         vocab_size=-(-len(tokenizer) // 16) * 16,
         **{key: value for key, value in TINY_SHAPE.items() if key != "model_type"},

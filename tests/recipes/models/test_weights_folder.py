@@ -11,8 +11,8 @@ from tiny_helpers import small_tokenizer, write_small_model
 from transformers import AutoModelForCausalLM
 
 from crossthink.errors import UserError
-from recipes.tokenizer import load_tokenizer
-from recipes.weights import (
+from recipes.models.tokenizer import load_tokenizer
+from recipes.models.weights import (
     DTYPES,
     SafetensorsFolder,
     SafetensorsWriter,

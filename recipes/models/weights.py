@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossthink.errors import UserError
 from crossthink.files import write_json
-from recipes.model_folder import INDEX, SINGLE, read_object, weight_files
+from recipes.models.model_folder import INDEX, SINGLE, read_object, weight_files
 
 CONFIG = "config.json"
 COMPANIONS = (

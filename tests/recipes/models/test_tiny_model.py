@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tiny_helpers import CORPUS, small_tokenizer
 from transformers import Qwen2ForCausalLM
 
-from recipes.tiny import PIECES, tiny_config, tiny_tokenizer
+from recipes.models.tiny import PIECES, tiny_config, tiny_tokenizer
 
 MARKUP = ("<|im_start|>", "<|im_end|>", "<|endoftext|>")
 
@@ -96,7 +96,7 @@ def test_the_same_corpus_makes_the_same_tokenizer():
 def test_also_in_another_process():
     """A run resumed elsewhere, or a base made twice, must have the same ids; hash seeds differ between processes."""
     script = (
-        "import sys; from recipes.tiny import tiny_tokenizer\n"
+        "import sys; from recipes.models.tiny import tiny_tokenizer\n"
         f"sys.stdout.write(tiny_tokenizer({CORPUS!r}).backend_tokenizer.to_str())"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

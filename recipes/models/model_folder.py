@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from crossthink.errors import ConfigError, UserError
-from recipes.families import read_shape
 from recipes.manifest import MANIFEST, verify_manifest
+from recipes.models.families import read_shape
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -108,8 +108,8 @@ def check_shape(config: Mapping[str, Any], tensor: int, pipeline: int, where: st
         where: what messages call the model.
 
     Raises:
-        ConfigError: an unknown architecture or feature (see `recipes.families.read_shape`), heads, key-value heads or
-            MLP columns that do not divide among tensor-parallel ranks, or more pipeline stages than layers.
+        ConfigError: an unknown architecture or feature (see `recipes.models.families.read_shape`), heads, key-value
+            heads or MLP columns that do not divide among tensor-parallel ranks, or more pipeline stages than layers.
     """
     shape = read_shape(config, where)
     for count, what in (

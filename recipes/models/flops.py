@@ -12,7 +12,7 @@ Sequences are counted by themselves, without padding. One of t tokens has t - 1 
 
 from __future__ import annotations
 
-from recipes.families import ModelShape
+from recipes.models.families import ModelShape
 
 MULTIPLY_ADD = 2
 
