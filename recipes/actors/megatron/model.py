@@ -70,7 +70,8 @@ def transformer_config(
 ) -> TransformerConfig:
     """A family of `recipes.models.families` in megatron-core's terms."""
     shape = read_shape(config.to_dict(), config.name_or_path)
-    dtype = torch_dtype(precision_on(mesh, settings))
+    precision = precision_on(mesh, settings)
+    dtype = torch_dtype(precision)
     return TransformerConfig(
         num_layers=config.num_hidden_layers,
         hidden_size=config.hidden_size,
@@ -102,6 +103,8 @@ def transformer_config(
         masked_softmax_fusion=False,
         persist_layer_norm=False,
         bias_activation_fusion=False,
+        # Without it packed sequences are rotated one by one.
+        apply_rope_fusion=precision.transformer_engine,
         **recompute_fields(settings.recompute),
         **fp8_fields(settings),
     )
