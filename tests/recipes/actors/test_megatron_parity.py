@@ -146,7 +146,7 @@ def test_entropy_equals_the_plain_formula(mesh: Mesh, tmp_path: Path) -> None:
     wanted = 0.0
     for sample in (samples[0], *samples[2:]):
         logits_tv = model(torch.tensor([sample.token_ids])).logits[0, sample.prompt_length - 1 : -1, :VOCABULARY]
-        wanted += float(torch.distributions.Categorical(logits=logits_tv).entropy().sum())
+        wanted += torch.distributions.Categorical(logits=logits_tv).entropy().sum().item()
     assert result.sums["entropy"] == pytest.approx(wanted, rel=1e-5)
 
 
