@@ -1,21 +1,46 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`. Both install into .venv first.
+# `make nemo` builds NeMo-Aligner's environment beside it, .venv-nemo, which runs the same code.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+NEMO_VENV := .venv-nemo
+NEMO_LOCK := requirements/nemo.lock
+# What runs in both environments, and .venv-nemo's own.
+NEMO_TESTS := $(addprefix tests/,conf crossthink data_prep reward_server) \
+	$(addprefix tests/recipes/,actors models rl rollout test_environment.py)
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
-PIP := $(BIN)/pip --disable-pip-version-check install --quiet --constraint constraints.txt
+INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+INSTALL := --disable-pip-version-check install --quiet
+PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
+NEMO_PIP := $(NEMO_VENV)/bin/pip $(INSTALL)
 
-.PHONY: venv demo test test-slow lint format clean
+.PHONY: venv nemo demo test test-nemo test-slow lint format clean
+
+define new_venv
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
+	{ echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
+endef
 
 venv: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two)"
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || \
-		{ echo "python3 -m venv failed: on Debian and Ubuntu, apt-get install python3-venv" >&2; exit 1; }
-	@$(PIP) $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch==2.13.0
+	@$(call new_venv,$(VENV))
+	@$(PIP) $(INDEX) torch==2.13.0
 	@$(PIP) --editable '.[train,dev]'
+	@touch $@
+
+nemo: $(NEMO_VENV)/.installed
+
+# The lock without dependencies, then those that this build of torch has beside it: CUDA's libraries, or none.
+$(NEMO_VENV)/.installed: pyproject.toml $(NEMO_LOCK)
+	@echo "installing into $(NEMO_VENV) (several minutes)"
+	@$(call new_venv,$(NEMO_VENV))
+	@$(NEMO_PIP) --no-deps $(INDEX) torch==2.13.0
+	@$(NEMO_PIP) --no-deps --requirement $(NEMO_LOCK)
+	@$(NEMO_PIP) --constraint $(NEMO_LOCK) torch==2.13.0
+	@$(NEMO_PIP) --no-deps --editable .
 	@touch $@
 
 demo: venv
@@ -23,6 +48,9 @@ demo: venv
 
 test: venv
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+test-nemo: nemo
+	$(NEMO_VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(NEMO_TESTS)
 
 test-slow: venv
 	$(BIN)/python -m pytest -m slow
@@ -37,4 +65,4 @@ format: venv
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) .pytest_cache .hypothesis .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(NEMO_VENV) .pytest_cache .hypothesis .ruff_cache .import_linter_cache *.egg-info
