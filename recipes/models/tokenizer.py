@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+import transformers
+from transformers import PreTrainedTokenizerBase
 
 from crossthink.errors import UserError
+from crossthink.tokenizer_folder import read_tokenizer
 from recipes.models.model_folder import check_tokenizer_files
 
 # Qwen2.5's base models know both; its config names only one of them as the end.
@@ -22,7 +24,7 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """
     check_tokenizer_files(folder)
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        tokenizer = read_tokenizer(transformers, folder)
     except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot read
         raise UserError(f"The tokenizer of {folder} cannot be read: {error}. Copy its files again.") from error
     if not tokenizer.chat_template:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from crossthink.errors import ConfigError
+from crossthink.tokenizer_folder import read_tokenizer
 from reward_server.scoring.extract import CLOSE, OPEN
 
 
@@ -31,8 +32,8 @@ class Tokenizer:
         except ModuleNotFoundError as error:
             raise ConfigError("tokenizer= needs the package 'transformers': pip install transformers") from error
         try:
-            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(
-                str(folder), local_files_only=True, trust_remote_code=False
+            self._tokenizer: Any = read_tokenizer(
+                transformers, Path(folder), local_files_only=True, trust_remote_code=False
             )
         except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot read
             raise ConfigError(f"tokenizer={folder} cannot be read: {error}") from error

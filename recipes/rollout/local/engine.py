@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM, DynamicCache
 
 from crossthink.errors import UserError
+from recipes.models.hf_config import load_config
 from recipes.rollout.interface import FINISH_LENGTH, FINISH_STOP, Request, Response, SamplingParams
 from recipes.rollout.local.sampler import draw, uniforms
 
@@ -26,9 +27,10 @@ class LocalEngine:
             device: where to generate.
             batch_size: samples generated side by side.
         """
-        config = AutoConfig.from_pretrained(folder)
+        config = load_config(folder)
+        config.dtype = torch.float32  # what transformers 5 builds in; 4 builds in torch's default
         with torch.device(device):
-            self.model = AutoModelForCausalLM.from_config(config, dtype=torch.float32).eval().requires_grad_(False)
+            self.model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
         self.device = device
         self.batch_size = batch_size
         self.version: int | None = None
@@ -90,14 +92,7 @@ class LocalEngine:
                 cache.batch_select_indices(going)
                 rows, ids_b, real_bt = rows[going], ids_b[going], real_bt[going]
             real_bt = torch.cat([real_bt, real_bt.new_ones(len(rows), 1)], dim=1)
-            out = self.model(
-                input_ids=ids_b[:, None],
-                attention_mask=real_bt,
-                position_ids=real_bt.sum(1, keepdim=True) - 1,
-                past_key_values=cache,
-                use_cache=True,
-            )
-            logits_bv = out.logits[:, -1]
+            logits_bv = self._next_logits(ids_b[:, None], real_bt, real_bt.sum(1, keepdim=True) - 1, cache)
         return [
             Response(ids[i], log_probs[i], FINISH_STOP if stopped[i] else FINISH_LENGTH, version)
             for i in range(len(requests))
@@ -118,15 +113,24 @@ class LocalEngine:
             ids_bt[row, width - len(prompt) :] = torch.tensor(prompt)
             real_bt[row, width - len(prompt) :] = 1
         ids_bt, real_bt = ids_bt.to(self.device), real_bt.to(self.device)
-        out = self.model(
-            input_ids=ids_bt,
-            attention_mask=real_bt,
-            position_ids=(real_bt.cumsum(1) - 1).clamp(min=0),
-            past_key_values=DynamicCache(config=self.model.config),
-            use_cache=True,
-            logits_to_keep=1,
-        )
+        cache = DynamicCache()
+        logits_bv = self._next_logits(ids_bt, real_bt, (real_bt.cumsum(1) - 1).clamp(min=0), cache)
         copies = torch.tensor([len(group) for group in groups], device=self.device)
         rows = torch.arange(len(groups), device=self.device).repeat_interleave(copies)
-        out.past_key_values.batch_select_indices(rows)
-        return out.past_key_values, out.logits[rows, -1], real_bt[rows]
+        cache.batch_select_indices(rows)
+        return cache, logits_bv[rows], real_bt[rows]
+
+    def _next_logits(self, ids_bt: Tensor, real_bt: Tensor, positions_bt: Tensor, cache: DynamicCache) -> Tensor:
+        """Read tokens into the cache. Returns float32 [b, v], logits of the token that follows them.
+
+        Backbone and head apart: the option to keep the last position's logits only has no name in common to
+        transformers 4 and 5.
+        """
+        out = self.model.base_model(
+            input_ids=ids_bt,
+            attention_mask=real_bt,
+            position_ids=positions_bt,
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return self.model.get_output_embeddings()(out.last_hidden_state[:, -1:])[:, -1]
