@@ -15,6 +15,7 @@ from typing import Any
 from conf.convert import ConvertConfig
 from crossthink.errors import ConfigError
 from crossthink.files import commit_dir, names_full_disk
+from recipes.environment import check_environment
 from recipes.manifest import write_manifest
 from recipes.models.model_folder import MEGATRON_FORMAT, check_shape, read_model_config
 from recipes.quiet import quiet_libraries
@@ -29,9 +30,11 @@ def run(config: ConvertConfig) -> None:
 
     Raises:
         ConfigError: out exists, a value is impossible, or there is nothing to convert.
-        UserError: the weights are damaged, or not those of their config; names file and tensor.
+        UserError: the weights are damaged, or not those of their config; names file and tensor. Or this environment
+            is not that of actor=megatron, which reads and writes them.
     """
     check(config)
+    check_environment("megatron")
     quiet_libraries()
     checkpoint = Path(config.checkpoint)
     weights, base = find_weights(checkpoint)

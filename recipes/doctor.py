@@ -19,7 +19,7 @@ from typing import Any
 
 from conf.report import DoctorConfig
 from crossthink.errors import ConfigError
-from recipes import machine
+from recipes import environment, machine
 
 OLDEST_PYTHON = (3, 10)
 TESTED_PYTHON = "3.11"
@@ -83,6 +83,7 @@ def parts(config: DoctorConfig) -> list[Part]:
         ("base packages", lambda: [_extra(None, "base packages", "data preparation, reward server, configuration")]),
         ("torch", _torch),
         ("training packages", lambda: [_extra("train", "training packages", "train, eval, demo, report")]),
+        ("environment", _environment),
         ("megatron-core", _megatron),
         ("CUDA devices", _cuda),
         ("Transformer Engine", _transformer_engine),
@@ -122,7 +123,8 @@ def _extra(extra: str | None, name: str, enables: str) -> Part:
     names = [re.match(r"[\w.-]+", line)[0] for line in wanted]  # type: ignore[index]
     known = {package: _version(package) for package in names if package not in ("torch", "megatron-core")}
     missing = [package for package, version in known.items() if version is None]
-    old = [line for line in wanted if not _satisfied(line)]
+    # megatron-core's version is what makes an environment one actor's; the line of that name tells it.
+    old = [line for line in wanted if not line.startswith("megatron-core") and not _satisfied(line)]
     found = ", ".join(f"{package} {version}" for package, version in known.items() if version) or NO
     install = f"pip install 'crossthink[{extra}]'" if extra else "pip install crossthink"
     if missing:
@@ -159,11 +161,27 @@ def _torch() -> list[Part]:
     return [Part("torch", version or torch.__version__, f"train, eval, demo; {threads} CPU threads")]
 
 
+def _environment() -> list[Part]:
+    """Whose of the two environments this is, and how to get the other."""
+    lacks = {actor: environment.missing(actor) for actor in environment.ENGINES}
+    here = [actor for actor, trouble in lacks.items() if trouble is None]
+    others = ". ".join(trouble for trouble in lacks.values() if trouble)
+    if here:
+        return [Part("environment", ", ".join(f"actor={actor}" for actor in here), others)]
+    if environment.installed("megatron-core"):
+        return [Part("environment", "of no actor", others, good=False)]
+    return [Part("environment", "without training", others, good=None)]
+
+
 def _megatron() -> list[Part]:
     version = _version("megatron-core")
     if version is None:
-        return [Part("megatron-core", NO, "no training: it is the actor. pip install 'crossthink[train]'", good=None)]
-    return [Part("megatron-core", version, "actor=megatron: training on CPU (gloo) or CUDA (NCCL)")]
+        return [Part("megatron-core", NO, "no training. pip install 'crossthink[train]'", good=None)]
+    if environment.missing("megatron") is None:
+        return [Part("megatron-core", version, "actor=megatron: training on CPU (gloo) or CUDA (NCCL)")]
+    if environment.missing("aligner") is None:
+        return [Part("megatron-core", version, "NeMo-Aligner's; not for actor=megatron")]
+    return [Part("megatron-core", version, f"{environment.missing('megatron')}", good=False)]
 
 
 def _cuda() -> list[Part]:
@@ -206,12 +224,9 @@ def _tensorrt_llm() -> list[Part]:
 def _nemo() -> list[Part]:
     found = []
     for name, package in (("NeMo", "nemo-toolkit"), ("NeMo-Aligner", "nemo-aligner")):
-        version = _version(package) or _version(package.replace("-", "_"))
-        here = version or ("yes" if _importable(package.replace("-toolkit", "").replace("-", "_")) else None)
-        meaning = "found, and not used by this release" if here else "not needed: training uses actor=megatron"
-        found.append(Part(name, here or NO, meaning, good=True if here else None))
-    if Path(".venv-nemo").is_dir():
-        found.append(Part(".venv-nemo", "yes", "an environment of its own for NeMo; not used by this release"))
+        version = _version(package)
+        meaning = "of actor=aligner's environment" if version else "not needed: training uses actor=megatron"
+        found.append(Part(name, version or NO, meaning, good=True if version else None))
     return found
 
 

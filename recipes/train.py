@@ -16,6 +16,7 @@ from data_prep.pool import Pool
 from recipes import launch, prepare
 from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
 from recipes.checks import check_algorithm, check_checkpoint, check_profile, check_tracking
+from recipes.environment import check_environment
 from recipes.models.model_folder import check_model_folder, check_shape, read_model_config, weights_key
 from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 from recipes.rl.walltime import job_end
@@ -81,6 +82,7 @@ def check(config: TrainConfig) -> None:
 
     Raises:
         ConfigError: see above.
+        UserError: this environment is not the actor's.
     """
     _check_numbers(config)
     check_algorithm(config)
@@ -103,6 +105,7 @@ def check(config: TrainConfig) -> None:
             f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
             f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
         )
+    check_environment(config.actor.name)
     check_settings(config.actor)
     check_batch(
         config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout,
