@@ -153,7 +153,7 @@ def in_its_own_process(case: str, folder: Path) -> dict[str, Any]:
 
 def alone(measure: Any, folder: Path) -> dict[str, Any]:
     """`measure(mesh, folder)` in a mesh of one rank."""
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.quiet import quiet_libraries
 
     quiet_libraries()

@@ -54,7 +54,7 @@ def measure(chunk_mb: int, tokens: int, hidden: int) -> dict[str, float]:
     """One forward and backward pass: peak MB above the start, seconds, and the sum of the log-probs."""
     import torch
 
-    from recipes.actors.megatron.head import LogProbHead
+    from recipes.actors.mcore.head import LogProbHead
 
     draw = torch.Generator().manual_seed(0)
     hidden_nh = torch.randn(tokens, hidden, generator=draw).requires_grad_()

@@ -26,10 +26,10 @@ import torch
 from transformers import AutoConfig, Qwen2Config
 
 from crossthink.procs import free_port
-from recipes.actors.megatron.export_weights import ExportOptions, write_hf_weights
-from recipes.actors.megatron.import_weights import SafetensorsSource
-from recipes.actors.megatron.layout import WeightLayout
-from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
+from recipes.actors.mcore.export_weights import ExportOptions, write_hf_weights
+from recipes.actors.mcore.import_weights import SafetensorsSource
+from recipes.actors.mcore.layout import WeightLayout
+from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.models.weights import SafetensorsFolder, SafetensorsWriter, TensorPlan, file_name, plan_files, write_index
 
 MB = 1e6

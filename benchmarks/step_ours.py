@@ -23,7 +23,7 @@ def main() -> int:
     case, turns = json.loads(sys.argv[1]), Turns()
     import torch
 
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.quiet import quiet_libraries
 
     quiet_libraries()

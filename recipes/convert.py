@@ -81,9 +81,9 @@ def _convert(config: ConvertConfig, to: str, weights: Path | None, base: Path) -
     import torch.distributed as dist
     from transformers import AutoConfig
 
+    from recipes.actors.mcore.layout import WeightLayout
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.actors.megatron.cpu import redirect_to_cpu
-    from recipes.actors.megatron.layout import WeightLayout
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
     torch.set_num_threads(config.threads)
     out = Path(config.out)
@@ -123,7 +123,7 @@ def _dtype(config: ConvertConfig) -> Any:
 
 
 def _write_huggingface(config: ConvertConfig, folder: Path, layout: Any, source: Any, base: Path) -> None:
-    from recipes.actors.megatron.export_weights import ExportOptions, write_hf_weights
+    from recipes.actors.mcore.export_weights import ExportOptions, write_hf_weights
 
     dtype = _dtype(config) or source.dtype(layout.everything()[0])
     write_hf_weights(folder, layout, source.read, source.dtype, ExportOptions(dtype, config.max_shard_gb * 1e9), base)
@@ -133,8 +133,7 @@ def _write_megatron(config: ConvertConfig, folder: Path, layout: Any, source: An
     import torch
     import torch.distributed as dist
 
-    from recipes.actors.megatron.checkpoint import STATE
-    from recipes.actors.megatron.dist_weights import save_weights
+    from recipes.actors.mcore.dist_weights import STATE, save_weights
     from recipes.models.weights import write_companions
 
     mesh = layout.mesh

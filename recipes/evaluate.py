@@ -62,7 +62,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
 
     from data_prep.overlap import shared_questions
     from data_prep.pool import Pool
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.models.tokenizer import load_tokenizer, stop_ids
     from recipes.quiet import quiet_libraries
     from recipes.rl.evaluation import evaluate, pool_prompts

@@ -31,7 +31,7 @@ def run_rank(config: TrainConfig, urls: list[str]) -> None:
     """
     import torch
 
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
 
     quiet_libraries()
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
@@ -116,7 +116,7 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
         progress=RunProgress(config, start) if first else None,
         evaluate=None,
         critic=critic,
-        throughput=_throughput(config, folder, mesh, actor.engine),
+        throughput=_throughput(config, folder, mesh, actor.passes),
     )
     if config.eval.every:
         parts = replace(parts, evaluate=_evaluator(config, parts))
@@ -141,7 +141,7 @@ def _trackers(config: TrainConfig) -> list[Any]:
     return start_trackers(Path(config.out), config.tracking, shown)
 
 
-def _throughput(config: TrainConfig, folder: Path, mesh: Any, engine: Any) -> Any:
+def _throughput(config: TrainConfig, folder: Path, mesh: Any, passes: Any) -> Any:
     """What MFU and FLOP/s are computed from; says at the start where there will be no MFU."""
     import torch
 
@@ -163,8 +163,8 @@ def _throughput(config: TrainConfig, folder: Path, mesh: Any, engine: Any) -> An
         devices=mesh.world,
         data=mesh.data,
         micro_batch_tokens=config.micro_batch_tokens,
-        multiple=engine.multiple,
-        packed=engine.packed,
+        multiple=passes.multiple,
+        packed=passes.packed,
         peak_tflops=peak,
     )
 

@@ -58,7 +58,7 @@ def find_weights(checkpoint: Path) -> tuple[Path | None, Path]:
         ConfigError: `checkpoint` is none of these.
         UserError: a checkpoint was changed since it was saved.
     """
-    from recipes.actors.megatron.checkpoint import STATE  # needs torch
+    from recipes.actors.mcore.dist_weights import STATE  # needs torch
 
     path, trained_with = find_checkpoint(checkpoint)
     if trained_with is not None:
@@ -80,8 +80,8 @@ def open_source(weights: Path | None, base: Path, layout: Any) -> Any:
     Raises:
         UserError: damaged, or weights of another model than `base`; names file and tensor.
     """
-    from recipes.actors.megatron.dist_weights import DistSource
-    from recipes.actors.megatron.import_weights import SafetensorsSource
+    from recipes.actors.mcore.dist_weights import DistSource
+    from recipes.actors.mcore.import_weights import SafetensorsSource
 
     return SafetensorsSource(layout, base) if weights is None else DistSource(layout, weights)
 
@@ -98,8 +98,8 @@ def stored_weights(checkpoint: Path, mesh: Any) -> Iterator[tuple[str, Any]]:
     """
     from transformers import AutoConfig
 
+    from recipes.actors.mcore.layout import WeightLayout
     from recipes.actors.megatron.cpu import redirect_to_cpu
-    from recipes.actors.megatron.layout import WeightLayout
 
     assert mesh.tensor == mesh.pipeline == 1, "each rank would stream its part for the whole"
     redirect_to_cpu()

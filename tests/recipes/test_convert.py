@@ -58,9 +58,9 @@ def test_training_starts_from_a_megatron_folder(hf: Path, tmp_path: Path) -> Non
     from transformers import AutoConfig
 
     from conf.actor import ActorConfig
-    from recipes.actors.megatron.import_weights import load_hf_weights
-    from recipes.actors.megatron.layout import WeightLayout
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.import_weights import load_hf_weights
+    from recipes.actors.mcore.layout import WeightLayout
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.actors.megatron.model import build_model
 
     convert.run(ConvertConfig(checkpoint=str(hf), out=str(tmp_path / "megatron")))
@@ -92,8 +92,8 @@ def test_dtype_is_the_files_and_the_configs(tmp_path: Path) -> None:
 def test_a_runs_checkpoint_becomes_a_model_folder(tiny_world: TinyWorld, tmp_path: Path) -> None:
     """The newest checkpoint's weights, written by two ranks, as an actor that loads it; transformers reads them."""
     from conf.actor import OptimizerConfig
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.actors.megatron.actor import MegatronActor
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
     succeed(*tiny_world.train_words(tmp_path / "run", "steps=1", "optimizer.lr=1e-3", "actor.tensor_parallel=2"))
     succeed("convert", f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'hf'}")

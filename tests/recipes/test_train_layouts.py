@@ -22,7 +22,7 @@ RELATIVE = 1e-4
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
     """Hugging Face weights of a run's newest checkpoint, read by one process whatever layout wrote them."""
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
 
     mesh = join_mesh(1, 1)
     try:

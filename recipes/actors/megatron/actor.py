@@ -6,19 +6,18 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
+from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample
+from recipes.actors.mcore.export_weights import hf_weights
+from recipes.actors.mcore.head import end_with_hidden_states, policy_head
+from recipes.actors.mcore.import_weights import load_hf_weights
+from recipes.actors.mcore.layout import WeightLayout
+from recipes.actors.mcore.mesh import Mesh
 from recipes.actors.megatron.engine import Engine
-from recipes.actors.megatron.export_weights import hf_weights
-from recipes.actors.megatron.head import LogProbHead, end_with_hidden_states, head_weight
-from recipes.actors.megatron.import_weights import load_hf_weights
-from recipes.actors.megatron.layout import WeightLayout
-from recipes.actors.megatron.mesh import Mesh
-from recipes.actors.megatron.model import begin, build_model, padded_vocabulary, stage_layers
+from recipes.actors.megatron.model import begin, build_model, stage_layers
 from recipes.actors.megatron.offload import SwappedWeights
 from recipes.actors.megatron.precision import without_fp8
 
@@ -59,13 +58,6 @@ class MegatronActor:
         self.mesh = mesh
         self.vocabulary = min(vocabulary, config.vocab_size)
         self.pad_id = pad_id
-        self.head = LogProbHead(
-            self.vocabulary,
-            temperature if temperature > 0 else 1.0,
-            settings.head_chunk_mb << 20,
-            first=mesh.tensor_rank * (padded_vocabulary(config, mesh.tensor) // mesh.tensor),
-            group=mesh.tensor_group if mesh.tensor > 1 else None,
-        )
         self.fp8_log_probs = settings.fp8_log_probs
         self.layout = WeightLayout(config, mesh, stage_layers(config, mesh, settings))
         self.model = build_model(config, mesh, settings)
@@ -84,10 +76,11 @@ class MegatronActor:
             mesh,
             optimizer,
             settings,
-            head=self._response_log_probs,
+            head=policy_head(config, mesh, self.vocabulary, temperature, settings.head_chunk_mb << 20),
             pad_id=pad_id,
             micro_batch_tokens=micro_batch_tokens,
         )
+        self.passes = self.engine.passes
 
     def log_probs(self, samples: Sequence[TokenizedSample], reference: bool = False) -> list[Tensor]:
         """See `Actor.log_probs`."""
@@ -127,19 +120,3 @@ class MegatronActor:
     def load(self, folder: Path) -> None:
         """See `Actor.load`."""
         self.engine.load(folder)
-
-    def _response_log_probs(
-        self, model: GPTModel, batch: MicroBatch, hidden_bth: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
-        """log_probs_bt with gradient (0 outside the mask), and the summed entropy of positions that have a weight."""
-        device = hidden_bth.device
-        mask_bt = batch.mask_bt.to(device)
-        # Only response positions are ever turned into probabilities.
-        log_probs_n, entropy_n = self.head.log_probs(
-            hidden_bth[mask_bt], head_weight(model), batch.labels_bt.to(device)[mask_bt]
-        )
-        log_probs_bt = torch.zeros(mask_bt.shape, device=device).masked_scatter(mask_bt, log_probs_n)
-        weights_bt = batch.per_token_bt.get("weights")
-        if weights_bt is not None:  # as in the loss's own sums; replaced, because NaN · 0 is NaN
-            entropy_n = torch.where(weights_bt.to(device)[mask_bt] != 0, entropy_n, 0.0)
-        return log_probs_bt, {"entropy": entropy_n.sum()}

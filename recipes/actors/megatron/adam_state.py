@@ -25,7 +25,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from megatron.core.optimizer.optimizer import Float16OptimizerWithFloat16Params
 from torch import Tensor
 
-from recipes.actors.megatron.mesh import Mesh
+from recipes.actors.mcore.mesh import Mesh
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 MASTER = "fp32_param"

@@ -8,26 +8,20 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing import ShardedTensor
-from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncRequest
 from megatron.core.dist_checkpointing.strategies.filesystem_async import FileSystemWriterAsync
 from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import MegatronOptimizer
-from megatron.core.tensor_parallel.random import get_cuda_rng_tracker
-from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint import FileSystemReader
 
 from crossthink.errors import UserError
+from recipes.actors.mcore.dist_weights import STATE, fetch_results_here
+from recipes.actors.mcore.mesh import Mesh
+from recipes.actors.mcore.rng import restore_rng, save_rng
 from recipes.actors.megatron.adam_state import blank_adam, load_adam, sharded_adam
-from recipes.actors.megatron.mesh import Mesh
-
-STATE = "state"
-RNG = "rng"
-_CPU, _DEVICE, _TRACKER = "cpu", "device", "tracker."
 
 
 def stage(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> StagedState:
@@ -117,30 +111,19 @@ def load(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh
     state = dist_checkpointing.load(blank, str(folder / STATE), validate_access_integrity=False)
     model.load_state_dict(state["model"])
     load_adam(optimizer, state["optimizer"], model)
-    saved = sorted(path.name for path in (folder / RNG).iterdir())
-    if _rng_name(mesh) in saved and len(saved) == mesh.world:
-        _restore_rng(load_file(folder / RNG / _rng_name(mesh)), mesh)
+    restore_rng(folder, mesh)
 
 
 def _begin(folder: Path, model: GPTModel, optimizer: MegatronOptimizer, mesh: Mesh) -> dict[str, Any]:
     """Make room and write the RNG states. Returns what `dist_checkpointing.save` is to write."""
     if mesh.rank == 0:
         (folder / STATE).mkdir()
-        (folder / RNG).mkdir()
     dist.barrier()
     _reserve(folder, model, mesh)
     fetch_results_here()
-    save_file(_rng_state(mesh), folder / RNG / _rng_name(mesh))
+    save_rng(folder, mesh)
     weights = _sharded_weights(model)
     return {"model": weights, "optimizer": sharded_adam(optimizer, weights, model, mesh)}
-
-
-def fetch_results_here() -> None:
-    """Let the next save fetch its results in this process.
-
-    megatron-core's own queue lives in a manager process, which takes seconds to start and outlives a killed trainer.
-    """
-    filesystem_async._results_queue = queue.Queue()
 
 
 def _reserve(folder: Path, model: GPTModel, mesh: Mesh) -> None:
@@ -171,22 +154,3 @@ def _sharded_weights(model: GPTModel) -> dict[str, Any]:
     return model.sharded_state_dict(
         metadata={"dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
     )
-
-
-def _rng_name(mesh: Mesh) -> str:
-    return f"t{mesh.tensor_rank}_p{mesh.stage}_d{mesh.data_rank}.safetensors"
-
-
-def _rng_state(mesh: Mesh) -> dict[str, torch.Tensor]:
-    states = {_CPU: torch.get_rng_state()}
-    if mesh.device.type == "cuda":
-        states[_DEVICE] = torch.cuda.get_rng_state()
-    return states | {_TRACKER + name: state.clone() for name, state in get_cuda_rng_tracker().get_states().items()}
-
-
-def _restore_rng(states: dict[str, torch.Tensor], mesh: Mesh) -> None:
-    torch.set_rng_state(states[_CPU])
-    if mesh.device.type == "cuda":
-        torch.cuda.set_rng_state(states[_DEVICE])
-    tracked = {name.removeprefix(_TRACKER): s for name, s in states.items() if name.startswith(_TRACKER)}
-    get_cuda_rng_tracker().set_states(tracked)

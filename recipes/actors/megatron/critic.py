@@ -15,10 +15,10 @@ from torch import Tensor
 
 from conf.actor import ActorConfig, OptimizerConfig
 from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
+from recipes.actors.mcore.import_weights import load_hf_weights
+from recipes.actors.mcore.layout import HEAD, WeightLayout
+from recipes.actors.mcore.mesh import Mesh
 from recipes.actors.megatron.engine import Engine
-from recipes.actors.megatron.import_weights import load_hf_weights
-from recipes.actors.megatron.layout import HEAD, WeightLayout
-from recipes.actors.megatron.mesh import Mesh
 from recipes.actors.megatron.model import begin, build_model, stage_layers
 
 CRITIC = "critic"

@@ -7,7 +7,7 @@ from typing import Any
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
-from recipes.actors.megatron.pipeline import layers_of_stage
+from recipes.actors.mcore.pipeline import layers_of_stage
 from recipes.actors.megatron.precision import DTYPES, FP8, has_transformer_engine, resolve_precision
 from recipes.actors.megatron.recompute import RECOMPUTE
 from recipes.machine import gpu_names

@@ -13,10 +13,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from transformers import AutoConfig, PretrainedConfig
 
 from conf.actor import ActorConfig
+from recipes.actors.mcore.layout import padded_vocabulary
+from recipes.actors.mcore.mesh import Mesh
+from recipes.actors.mcore.pipeline import layers_of_stage, pipeline_layout
 from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.local_layers import local_block_spec
-from recipes.actors.megatron.mesh import Mesh
-from recipes.actors.megatron.pipeline import layers_of_stage, pipeline_layout
 from recipes.actors.megatron.precision import Precision, fp8_fields, has_transformer_engine, resolve_precision
 from recipes.actors.megatron.recompute import recompute_fields
 from recipes.models.families import read_shape
@@ -108,11 +109,6 @@ def transformer_config(
         **recompute_fields(settings.recompute),
         **fp8_fields(settings),
     )
-
-
-def padded_vocabulary(config: PretrainedConfig, tensor: int) -> int:
-    """Rows of the embedding: the config's, rounded up so that tensor-parallel ranks share them evenly."""
-    return -(-config.vocab_size // tensor) * tensor
 
 
 def build_model(config: PretrainedConfig, mesh: Mesh, settings: ActorConfig | None = None) -> GPTModel:

@@ -12,7 +12,7 @@ from megatron.core.optimizer import MegatronOptimizer, clip_grads, get_megatron_
 from megatron.core.optimizer import OptimizerConfig as MegatronOptimizerConfig
 
 from conf.actor import ActorConfig, OptimizerConfig
-from recipes.actors.megatron.mesh import Mesh
+from recipes.actors.mcore.mesh import Mesh
 
 
 @dataclass(frozen=True)

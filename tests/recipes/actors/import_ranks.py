@@ -13,11 +13,11 @@ from transformers import AutoModelForCausalLM
 
 from conf.actor import OptimizerConfig
 from recipes.actors.interface import MicroBatch, TokenizedSample
+from recipes.actors.mcore.dist_weights import DistSource, save_weights
+from recipes.actors.mcore.export_weights import ExportOptions, write_hf_model
+from recipes.actors.mcore.layout import local_parameters
+from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.actor import MegatronActor
-from recipes.actors.megatron.dist_weights import DistSource, save_weights
-from recipes.actors.megatron.export_weights import ExportOptions, write_hf_model
-from recipes.actors.megatron.layout import local_parameters
-from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
 from recipes.quiet import quiet_libraries
 
 LAYOUTS = {"tp2": (2, 1), "pp2": (1, 2)}

@@ -147,8 +147,8 @@ def _rank(folder: Path) -> None:
     from megatron.core import parallel_state
     from megatron.core.distributed import DistributedDataParallelConfig
 
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.actors.megatron import optimizer
-    from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
     torch.set_num_threads(1)
     jobs = [Job(**fields) for fields in json.loads((folder / "jobs.json").read_text())]

@@ -12,9 +12,9 @@ from megatron.core.transformer.dot_product_attention import DotProductAttention
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from recipes.actors.mcore.mesh import join_mesh, leave_mesh
 from recipes.actors.megatron.attention import CausalSdpa
 from recipes.actors.megatron.cpu import redirect_to_cpu
-from recipes.actors.megatron.mesh import join_mesh, leave_mesh
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -14,9 +14,9 @@ from transformers import AutoConfig
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import ConfigError
 from recipes.actors.interface import MicroBatch, TokenizedSample
+from recipes.actors.mcore.head import head_weight
+from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.actor import MegatronActor
-from recipes.actors.megatron.head import head_weight
-from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
 from recipes.models.families import read_shape
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recipes.actors.megatron.head import LogProbHead
+from recipes.actors.mcore.head import LogProbHead
 
 
 def plain(hidden_nh, weight_vh, labels_n, vocabulary, temperature):

@@ -26,12 +26,12 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from conf.actor import ActorConfig
 from crossthink.errors import UserError
 from crossthink.procs import free_port
+from recipes.actors.mcore.dist_weights import DistSource, sharded
+from recipes.actors.mcore.export_weights import ExportOptions, write_hf_weights
+from recipes.actors.mcore.import_weights import SafetensorsSource
+from recipes.actors.mcore.layout import WeightLayout, local_parameters
+from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.cpu import redirect_to_cpu
-from recipes.actors.megatron.dist_weights import DistSource, sharded
-from recipes.actors.megatron.export_weights import ExportOptions, write_hf_weights
-from recipes.actors.megatron.import_weights import SafetensorsSource
-from recipes.actors.megatron.layout import WeightLayout, local_parameters
-from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.model import build_model
 from recipes.models.weights import SafetensorsFolder
 

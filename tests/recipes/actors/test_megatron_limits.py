@@ -11,8 +11,8 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
+from recipes.actors.mcore.pipeline import first_layer_of_stage, layers_of_stage, pipeline_layout
 from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
-from recipes.actors.megatron.pipeline import first_layer_of_stage, layers_of_stage, pipeline_layout
 from recipes.actors.megatron.precision import FP8, Precision, fp8_fields, resolve_precision, without_fp8
 from recipes.actors.megatron.recompute import RECOMPUTE, recompute_fields
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import UserError
 from recipes.actors.interface import MicroBatch, save
-from recipes.actors.megatron import engine as engine_module
+from recipes.actors.mcore import passes
+from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.actor import MegatronActor
 from recipes.actors.megatron.critic import MegatronCritic
-from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_out_of_memory_names_phase_shape_and_remedy(
     def exhausted(*args: object, **kwargs: object) -> None:
         raise error
 
-    monkeypatch.setattr(engine_module, "run_schedule", exhausted)
+    monkeypatch.setattr(passes, "run_schedule", exhausted)
     with pytest.raises(UserError, match=r"phase train.* = \d+ tokens.*micro_batch_tokens.*actor\.recompute"):
         actor.train_step(rollout_samples(1), advantage_loss, lr=LR)
     with pytest.raises(UserError, match="phase reference log-probs"):

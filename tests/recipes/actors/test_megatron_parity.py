@@ -13,9 +13,9 @@ from transformers import Qwen2Config, Qwen2ForCausalLM
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import UserError
 from recipes.actors.interface import MicroBatch, TokenizedSample, save
+from recipes.actors.mcore.head import head_weight
+from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.actor import MegatronActor
-from recipes.actors.megatron.head import head_weight
-from recipes.actors.megatron.mesh import Mesh, join_mesh, leave_mesh
 
 VOCABULARY = 90  # of the 96 rows of the embedding: the rest is padding that nobody may sample
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,12 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor
 from torch.distributed import ProcessGroup
+from transformers import PretrainedConfig
+
+from recipes.actors.interface import MicroBatch
+from recipes.actors.mcore.layout import padded_vocabulary
+from recipes.actors.mcore.mesh import Mesh
+from recipes.actors.mcore.passes import Head
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,46 @@ def end_with_hidden_states(model: GPTModel) -> None:
 
     if model.post_process:
         model.output_layer.forward = forward
+
+
+def policy_head(config: PretrainedConfig, mesh: Mesh, vocabulary: int, temperature: float, chunk_bytes: int) -> Head:
+    """What a policy's passes do with hidden states.
+
+    Args:
+        config: the model's config.
+        mesh: this rank's place.
+        vocabulary: ids that may be sampled.
+        temperature: the sampling temperature; 0 counts as 1.
+        chunk_bytes: most bytes of float32 logits that exist at a time on a rank.
+
+    Returns:
+        A head that gives log_probs_bt with gradient, 0 outside the mask, and the summed entropy of the positions that
+        have a weight, as `entropy`.
+    """
+    head = LogProbHead(
+        vocabulary,
+        temperature if temperature > 0 else 1.0,
+        chunk_bytes,
+        first=mesh.tensor_rank * (padded_vocabulary(config, mesh.tensor) // mesh.tensor),
+        group=mesh.tensor_group if mesh.tensor > 1 else None,
+    )
+    return partial(_response_log_probs, head)
+
+
+def _response_log_probs(
+    head: LogProbHead, model: GPTModel, batch: MicroBatch, hidden_bth: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    device = hidden_bth.device
+    mask_bt = batch.mask_bt.to(device)
+    # Only response positions are ever turned into probabilities.
+    log_probs_n, entropy_n = head.log_probs(
+        hidden_bth[mask_bt], head_weight(model), batch.labels_bt.to(device)[mask_bt]
+    )
+    log_probs_bt = torch.zeros(mask_bt.shape, device=device).masked_scatter(mask_bt, log_probs_n)
+    weights_bt = batch.per_token_bt.get("weights")
+    if weights_bt is not None:  # as in the loss's own sums; replaced, because NaN · 0 is NaN
+        entropy_n = torch.where(weights_bt.to(device)[mask_bt] != 0, entropy_n, 0.0)
+    return log_probs_bt, {"entropy": entropy_n.sum()}
 
 
 class _ChunkedLogProbs(torch.autograd.Function):

@@ -6,12 +6,14 @@ it, is read without building a model, and what is saved here loads into one.
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing import ShardedTensor
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from torch import Tensor
 from torch.distributed._shard._utils import narrow_tensor_by_index
 from torch.distributed.checkpoint import DefaultLoadPlanner, FileSystemReader, LoadPlan, ReadItem
@@ -19,9 +21,10 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata
 from torch.distributed.checkpoint.planner_helpers import create_read_items_for_chunk_list
 
 from crossthink.errors import UserError
-from recipes.actors.megatron.checkpoint import fetch_results_here
-from recipes.actors.megatron.layout import EMBEDDING, FUSED_NORMS, HEAD, Parameter, WeightLayout
+from recipes.actors.mcore.layout import EMBEDDING, FUSED_NORMS, HEAD, Parameter, WeightLayout
 
+STATE = "state"
+"""The folder of the checkpoint within a run's or a converted folder."""
 _KEYS = {own: fused for fused, own in FUSED_NORMS.items()}
 
 
@@ -128,6 +131,14 @@ def save_weights(state: Path, layout: WeightLayout, parameters: dict[str, Tensor
     }
     fetch_results_here()
     dist_checkpointing.save(shards, str(state))
+
+
+def fetch_results_here() -> None:
+    """Let the next save fetch its results in this process.
+
+    megatron-core's own queue lives in a manager process, which takes seconds to start and outlives a killed trainer.
+    """
+    filesystem_async._results_queue = queue.Queue()
 
 
 def checkpoint_key(parameter: Parameter, layout: WeightLayout) -> tuple[str, int | None]:

@@ -19,9 +19,8 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 from transformers import PretrainedConfig
 
-from recipes.actors.megatron.mesh import Mesh
-from recipes.actors.megatron.model import padded_vocabulary
-from recipes.actors.megatron.pipeline import first_layer_of_stage, layers_of_stage
+from recipes.actors.mcore.mesh import Mesh
+from recipes.actors.mcore.pipeline import first_layer_of_stage, layers_of_stage
 from recipes.models.families import read_shape
 
 HEAD = "output_layer.weight"
@@ -31,6 +30,11 @@ FUSED_NORMS = {
     "self_attention.linear_qkv.layer_norm_weight": "input_layernorm.weight",
     "mlp.linear_fc1.layer_norm_weight": "pre_mlp_layernorm.weight",
 }
+
+
+def padded_vocabulary(config: PretrainedConfig, tensor: int) -> int:
+    """Rows of the embedding: the config's, rounded up so that tensor-parallel ranks share them evenly."""
+    return -(-config.vocab_size // tensor) * tensor
 
 
 @dataclass(frozen=True)

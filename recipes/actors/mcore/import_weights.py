@@ -13,9 +13,8 @@ from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
 from crossthink.errors import UserError
-from recipes.actors.megatron.checkpoint import STATE
-from recipes.actors.megatron.dist_weights import DistSource
-from recipes.actors.megatron.layout import EMBEDDING, Parameter, WeightLayout, local_parameters
+from recipes.actors.mcore.dist_weights import STATE, DistSource
+from recipes.actors.mcore.layout import EMBEDDING, Parameter, WeightLayout, local_parameters
 from recipes.models.model_folder import is_megatron_folder
 from recipes.models.weights import SafetensorsFolder
 

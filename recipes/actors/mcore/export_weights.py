@@ -11,7 +11,7 @@ import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from recipes.actors.megatron.layout import Parameter, WeightLayout, local_parameters
+from recipes.actors.mcore.layout import Parameter, WeightLayout, local_parameters
 from recipes.models.weights import SafetensorsWriter, TensorPlan, file_name, plan_files, write_companions, write_index
 
 
