@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 @dataclass
 class ActorConfig:
-    """The Megatron engine."""
+    """The policy engine."""
 
     name: str = "megatron"
-    """megatron."""
+    """megatron, or aligner (NeMo-Aligner, in an environment of its own)."""
     tensor_parallel: int = 1
     """Ranks that share every layer's weights."""
     pipeline_parallel: int = 1
@@ -45,7 +45,8 @@ class ActorConfig:
     fp8_log_probs: bool = True
     """FP8 in log-prob passes too; false computes them in bfloat16. [ours]"""
     reference: str = "resident"
-    """Reference policy: resident (a second model) or offload (its weights wait in host memory). [ours]"""
+    """Reference policy: resident (a second model) or offload (its weights wait in host memory). actor=aligner:
+    only the latter. [ours]"""
     offload: bool = False
     """Adam's state and the gradient buffers leave the GPU while responses are generated. [ours]"""
     threads: int | None = None

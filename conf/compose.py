@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from conf.ablations import presets, register
-from conf.train import TrainConfig
+from conf.train import DemoConfig, TrainConfig
 from crossthink.errors import ConfigError, did_you_mean
 
 CONF = Path(__file__).parent
@@ -38,6 +38,8 @@ def options(group: str, schema: type = TrainConfig) -> list[str]:
     files = {path.stem for path in (CONF / group).glob("*.yaml")}
     if group == "recipe" and not issubclass(schema, TrainConfig):
         files = set()  # every recipe in a file is one of training
+    if group == "recipe" and schema is DemoConfig:
+        files = {"tiny"}
     return sorted(files | presets(schema).get(group, {}).keys())
 
 

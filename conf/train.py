@@ -18,9 +18,13 @@ class ModelConfig:
     """The model that training starts from."""
 
     name: str = MISSING
-    """tiny, or folder (what `model=FOLDER` sets)."""
+    """tiny, folder (what `model=FOLDER` sets), or a published model: qwen2_5_7b, qwen2_5_32b."""
     path: str | None = None
     """Hugging Face folder: config.json, safetensors, tokenizer. tiny makes its own in out/base."""
+    hub_id: str | None = None
+    """The published model on the Hugging Face Hub that path holds a copy of. Nothing is downloaded."""
+    shape: dict[str, int] = field(default_factory=dict)
+    """What config.json in path must state; empty takes any."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What of a training config can work: the keys of the algorithm and of checkpoints."""
+"""What of a training config can work: the model, the keys of the algorithm and of checkpoints."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 from typing import Any
 
 from conf.algorithm import ALGORITHMS, AVERAGES, KL_ESTIMATORS, KL_PLACES, AlgorithmConfig
+from conf.compose import options
 from conf.train import BEST_METRICS, TrainConfig
 from crossthink.errors import ConfigError
 
@@ -76,6 +77,31 @@ def check_checkpoint(config: TrainConfig) -> None:
             raise ConfigError(
                 f"checkpoint.best={checkpoint.best} needs eval.every=N: without evaluations there is no best."
             )
+
+
+def check_model(config: TrainConfig) -> None:
+    """Refuse a model that is unknown or not there, and a run on it without data.
+
+    Raises:
+        ConfigError: names the key to give, and what to download where the model is a published one.
+    """
+    model = config.model
+    known = ("tiny", *(name for name in options("model") if name != "tiny"))
+    if model.name not in known:
+        raise ConfigError(f"model.name={model.name} is not allowed. Allowed: {', '.join(known)}.")
+    if model.name == "tiny":
+        if model.path is not None:
+            raise ConfigError(f"model=tiny makes its own model, so model.path={model.path} has no use. Drop one.")
+        return
+    if model.path is None and model.hub_id is None:
+        raise ConfigError("model.path= is missing. Give model=FOLDER, a Hugging Face folder.")
+    if model.path is None:
+        raise ConfigError(
+            f"model.path= is missing. model={model.name} is {model.hub_id} of the Hugging Face Hub: download it "
+            f"(`hf download {model.hub_id} --local-dir FOLDER`) and give model.path=FOLDER."
+        )
+    if config.data is None:
+        raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
 
 
 def check_profile(config: TrainConfig) -> None:

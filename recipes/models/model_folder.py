@@ -88,6 +88,26 @@ def check_model_folder(folder: Path, tensor: int, pipeline: int) -> None:
         weight_files(folder)
 
 
+def check_published(folder: Path, hub_id: str, shape: Mapping[str, int]) -> None:
+    """Refuse a folder whose model has not the shape of the published one that it was said to be.
+
+    Args:
+        folder: the model folder.
+        hub_id: the published model on the Hugging Face Hub.
+        shape: keys of its config.json and their values.
+
+    Raises:
+        ConfigError: names the first key that differs, with both values.
+    """
+    config = read_model_config(folder)
+    for key, wanted in shape.items():
+        if config.get(key) != wanted:
+            raise ConfigError(
+                f"model.path={folder} is not {hub_id}: its config.json states {key}={config.get(key)}, and {hub_id} "
+                f"has {wanted}. Give its folder, or model={folder} for the model that it holds."
+            )
+
+
 def check_tokenizer_files(folder: Path) -> None:
     """Raises UserError where a tokenizer's file is missing or damaged."""
     for name in TOKENIZER_FILES:

@@ -30,7 +30,7 @@ def test_the_recipes_of_each_command():
     assert set(SOURCES) == set(options("sources"))
     names = sorted([*TEMPLATES, *(f"table3_{source}" for source in SOURCES)])
     assert sorted(ABLATIONS) == options("recipe", PrepConfig) == names
-    assert options("recipe", TrainConfig) == [*names, "tiny"]
+    assert options("recipe", TrainConfig) == ["crossthink_32b", "crossthink_7b", *names, "tiny"]
     assert options("recipe", DemoConfig) == ["tiny"]
     # Generated names beside those of the files, and no file is hidden by one.
     assert set(options("blend")) == {*shipped_blends(), *(f"single_{source}" for source in SOURCES)}

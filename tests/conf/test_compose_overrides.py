@@ -206,7 +206,8 @@ def test_unknown_options_list_what_is_allowed(command, word, wanted):
 
 
 def test_a_model_is_a_known_name_or_a_folder():
-    assert "model=nowhere is neither a known model (tiny) nor a folder" in refused("train", "model=nowhere")
+    known = "qwen2_5_32b, qwen2_5_7b, tiny"
+    assert f"model=nowhere is neither a known model ({known}) nor a folder" in refused("train", "model=nowhere")
     assert "model=folder is neither" in refused("train", "model=folder")
     assert "model=null is neither" in refused("train", "model=null")
 
