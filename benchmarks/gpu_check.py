@@ -109,7 +109,7 @@ def main() -> int:
     import torch
 
     from crossthink.files import write_json
-    from recipes.actors.megatron.precision import has_transformer_engine
+    from recipes.actors.mcore.precision import has_transformer_engine
     from recipes.machine import cpu_model
 
     gpu = torch.cuda.is_available()

@@ -9,18 +9,24 @@ from omegaconf import MISSING
 
 @dataclass
 class ConvertConfig:
-    """Write the weights of a checkpoint or a model folder in the other format, bit for bit.
+    """Write the weights of a checkpoint or a model folder in another format, bit for bit.
 
-    A run's checkpoint becomes a Hugging Face folder; a Hugging Face folder becomes a checkpoint of megatron-core
-    (torch_dist, weights only, any parallel sizes), and that a Hugging Face folder again.
+    A run's checkpoint, a .nemo or a checkpoint of megatron-core becomes a Hugging Face folder; a Hugging Face folder
+    becomes a checkpoint of megatron-core (torch_dist, weights only, any parallel sizes); each of them a .nemo.
     """
 
     checkpoint: str = MISSING
-    """A run folder (its newest checkpoint), one of its checkpoints, a Hugging Face folder, or a to=megatron folder."""
+    """A run folder (its newest checkpoint), one of its checkpoints, a Hugging Face folder, a to=megatron folder, or a
+    .nemo file."""
     out: str = MISSING
-    """The folder to write. It must not exist."""
+    """The folder to write, or the .nemo file. It must not exist."""
     to: str = "auto"
-    """huggingface or megatron; auto: megatron for a Hugging Face folder, huggingface for everything else."""
+    """huggingface, megatron or nemo; auto: nemo where out ends in .nemo, else megatron for a Hugging Face folder and
+    huggingface for everything else."""
+    like: str | None = None
+    """Hugging Face folder with config and tokenizer of a .nemo that holds none."""
+    trust: bool = False
+    """Read a .nemo, which holds a pickle: only from people whose programs you would run."""
     dtype: str | None = None
     """float32 or bfloat16; null keeps the weights as they are."""
     max_shard_gb: float = 5.0

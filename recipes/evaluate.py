@@ -60,6 +60,9 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
     """
     import torch
 
+    from recipes.actors.stack import prepare_stack
+
+    prepare_stack()
     from data_prep.overlap import shared_questions
     from data_prep.pool import Pool
     from recipes.actors.mcore.mesh import join_mesh, leave_mesh

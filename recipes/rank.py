@@ -31,9 +31,12 @@ def run_rank(config: TrainConfig, urls: list[str]) -> None:
     """
     import torch
 
-    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
+    from recipes.actors.stack import prepare_stack
 
     quiet_libraries()
+    prepare_stack()
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
+
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     torch.set_num_threads(config.actor.threads or max(1, (os.cpu_count() or 1) // local_world))
     mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel)
@@ -46,7 +49,6 @@ def run_rank(config: TrainConfig, urls: list[str]) -> None:
 def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     from data_prep.blends import blend_weights
     from data_prep.pool import Pool
-    from recipes.actors.megatron.actor import MegatronActor
     from recipes.models.tokenizer import load_tokenizer, stop_ids
     from recipes.progress import RunProgress
     from recipes.rl import checkpoints
@@ -62,18 +64,7 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     pool = Pool.open(training_pool(config))
     shares = blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
     prompts = PromptStream(pool, pool.sampler(shares, config.seed), tokenizer, config.max_prompt_tokens)
-    actor = MegatronActor(
-        folder,
-        mesh,
-        config.optimizer,
-        vocabulary=len(tokenizer),
-        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        temperature=config.sampling.temperature,
-        micro_batch_tokens=config.micro_batch_tokens,
-        seed=config.seed,
-        with_reference=config.algorithm.kl > 0,
-        settings=config.actor,
-    )
+    actor = _actor(config, folder, mesh, tokenizer)
     critic = None
     if config.algorithm.name == "ppo":
         from recipes.actors.megatron.critic import MegatronCritic
@@ -128,6 +119,26 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
                 part.close()
 
 
+def _actor(config: TrainConfig, folder: Path, mesh: Any, tokenizer: Any) -> Any:
+    if config.actor.name == "aligner":
+        from recipes.actors.aligner.actor import AlignerActor as Engine
+    else:
+        from recipes.actors.megatron.actor import MegatronActor as Engine
+
+    return Engine(
+        folder,
+        mesh,
+        config.optimizer,
+        vocabulary=len(tokenizer),
+        pad_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        temperature=config.sampling.temperature,
+        micro_batch_tokens=config.micro_batch_tokens,
+        seed=config.seed,
+        with_reference=config.algorithm.kl > 0,
+        settings=config.actor,
+    )
+
+
 def _trackers(config: TrainConfig) -> list[Any]:
     """The trackers that the config asks for; they get all of it but its secrets and their own section."""
     import yaml
@@ -145,15 +156,15 @@ def _throughput(config: TrainConfig, folder: Path, mesh: Any, passes: Any) -> An
     """What MFU and FLOP/s are computed from; says at the start where there will be no MFU."""
     import torch
 
-    from recipes.actors.megatron.model import precision_on
+    from recipes.actors.mcore.precision import has_transformer_engine, resolve_precision
     from recipes.models.families import read_shape
     from recipes.models.model_folder import read_model_config
     from recipes.models.peaks import peak_tflops
     from recipes.rl.throughput import Throughput
 
-    precision = precision_on(mesh, config.actor)
-    number_format = precision.dtype if precision.fp8 == "off" else "fp8"
     on_gpu = mesh.device.type == "cuda"
+    precision = resolve_precision(config.actor, on_gpu, has_transformer_engine())
+    number_format = precision.dtype if precision.fp8 == "off" else "fp8"
     device = torch.cuda.get_device_name(mesh.device) if on_gpu else "the CPU"
     peak = peak_tflops(device, number_format)
     if mesh.rank == 0 and peak is None:

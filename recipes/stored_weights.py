@@ -14,6 +14,7 @@ from conf.train import TrainConfig
 from crossthink.errors import ConfigError
 from recipes.manifest import verify_manifest
 from recipes.models.model_folder import is_megatron_folder
+from recipes.models.nemo_folder import POLICY, WEIGHTS
 from recipes.rl import checkpoints
 from recipes.run_folder import CONFIG, model_folder
 
@@ -63,7 +64,8 @@ def find_weights(checkpoint: Path) -> tuple[Path | None, Path]:
     path, trained_with = find_checkpoint(checkpoint)
     if trained_with is not None:
         checkpoints.Checkpoint(path).verify()
-        return path / STATE, model_folder(trained_with)
+        nemo = path / POLICY / WEIGHTS
+        return nemo if nemo.is_dir() else path / STATE, model_folder(trained_with)
     if is_megatron_folder(path):
         verify_manifest(path, "Convert the model again.")
         return path / STATE, path
@@ -96,15 +98,12 @@ def stored_weights(checkpoint: Path, mesh: Any) -> Iterator[tuple[str, Any]]:
     Raises:
         ConfigError, UserError: see `find_weights` and `open_source`.
     """
-    from transformers import AutoConfig
-
     from recipes.actors.mcore.layout import WeightLayout
-    from recipes.actors.megatron.cpu import redirect_to_cpu
+    from recipes.models.hf_config import load_config
 
     assert mesh.tensor == mesh.pipeline == 1, "each rank would stream its part for the whole"
-    redirect_to_cpu()
     weights, base = find_weights(checkpoint)
-    layout = WeightLayout(AutoConfig.from_pretrained(base), mesh)
+    layout = WeightLayout(load_config(base), mesh)
     source = open_source(weights, base, layout)
     for parameter in layout.everything():
         views = layout.views(parameter, source.read(parameter), rank=0)

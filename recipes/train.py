@@ -14,10 +14,18 @@ from crossthink.files import sha256_file
 from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
 from recipes import launch, prepare
-from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
-from recipes.checks import check_algorithm, check_checkpoint, check_profile, check_tracking
+from recipes.actors.aligner import limits as aligner_limits
+from recipes.actors.mcore.limits import check_batch
+from recipes.actors.megatron import limits as megatron_limits
+from recipes.checks import check_algorithm, check_checkpoint, check_model, check_profile, check_tracking
 from recipes.environment import check_environment
-from recipes.models.model_folder import check_model_folder, check_shape, read_model_config, weights_key
+from recipes.models.model_folder import (
+    check_model_folder,
+    check_published,
+    check_shape,
+    read_model_config,
+    weights_key,
+)
 from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 from recipes.rl.walltime import job_end
 from recipes.run_folder import (
@@ -29,6 +37,7 @@ from recipes.run_folder import (
 )
 from reward_server import shaping
 
+LIMITS = {"megatron": megatron_limits, "aligner": aligner_limits}
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
 
 
@@ -92,21 +101,22 @@ def check(config: TrainConfig) -> None:
     job_end(os.environ)
     _check_shaping(config)
     for key, value, allowed in (
-        ("model.name", config.model.name, ("tiny", "folder")),
-        ("actor", config.actor.name, ("megatron",)),
+        ("actor", config.actor.name, tuple(LIMITS)),
         ("rollout", config.rollout.name, ("local",)),
         ("reward.match", config.reward.match, ("equivalent", "exact")),
         ("blend.by", config.blend.by, BY),
     ):
         if value not in allowed:
             raise ConfigError(f"{key}={value} is not allowed. Allowed: {', '.join(allowed)}.")
+    check_model(config)
     if config.prompts_per_step % config.updates_per_rollout:
         raise ConfigError(
             f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
             f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
         )
     check_environment(config.actor.name)
-    check_settings(config.actor)
+    limits = LIMITS[config.actor.name]
+    limits.check_settings(config.actor)
     check_batch(
         config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout,
         world_size(config) // (config.actor.tensor_parallel * config.actor.pipeline_parallel),
@@ -118,19 +128,15 @@ def check(config: TrainConfig) -> None:
             f"actor.tensor_parallel × actor.pipeline_parallel × actor.data_parallel = {tensor} × {pipeline} × "
             f"{world // (tensor * pipeline)} = {world}, but the launcher started {outside} ranks."
         )
-    if config.model.name == "tiny" and config.model.path is not None:
-        raise ConfigError(f"model=tiny makes its own model, so model.path={config.model.path} has no use. Drop one.")
-    if config.model.name == "folder":
-        if config.model.path is None:
-            raise ConfigError("model.path= is missing. Give model=FOLDER, a Hugging Face folder.")
-        if config.data is None:
-            raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
+    if config.model.name != "tiny":
+        if config.model.hub_id is not None:
+            check_published(model_folder(config), config.model.hub_id, config.model.shape)
         check_model_folder(model_folder(config), config.actor.tensor_parallel, config.actor.pipeline_parallel)
-        check_layers(config.actor, read_model_config(model_folder(config)))
+        limits.check_layers(config.actor, read_model_config(model_folder(config)))
     else:
         tiny = {**TINY_SHAPE, "vocab_size": TINY_VOCABULARY}
         check_shape(tiny, config.actor.tensor_parallel, config.actor.pipeline_parallel, "model=tiny")
-        check_layers(config.actor, tiny)
+        limits.check_layers(config.actor, tiny)
     if config.data is not None and not Path(config.data).is_dir():
         raise ConfigError(
             f"data={config.data} does not exist. Make a pool with `crossthink prep out={config.data} ...`."

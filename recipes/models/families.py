@@ -48,6 +48,7 @@ _OFF_EVERYWHERE = ("quantization_config",)
 # Source: its models/common/embeddings/rotary_pos_embedding.py, RotaryEmbedding._apply_scaling.
 _LLAMA3_CONSTANTS = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 _DEFAULT_ROPE_THETA = 10000.0  # transformers' own, for configs that do not state one
+_DEFAULT_NORM_EPSILON = 1e-6  # transformers' own
 _QWEN3_HEAD_DIM = 128  # transformers' own
 
 
@@ -69,6 +70,7 @@ class ModelShape:
         qk_norm: see `Family`.
         rope_theta: rotary base.
         rope_factor: factor of llama3 scaling; None where the rotary embedding is plain.
+        norm_epsilon: of every RMSNorm.
     """
 
     model_type: str
@@ -84,6 +86,7 @@ class ModelShape:
     qk_norm: bool
     rope_theta: float
     rope_factor: float | None
+    norm_epsilon: float
 
 
 def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
@@ -140,6 +143,7 @@ def read_shape(config: Mapping[str, Any], where: str) -> ModelShape:
         qk_norm=family.qk_norm,
         rope_theta=rope_theta,
         rope_factor=rope_factor,
+        norm_epsilon=float(config.get("rms_norm_eps") or _DEFAULT_NORM_EPSILON),
     )
 
 

@@ -1,13 +1,15 @@
 """A rank's part of each parameter in a torch_dist checkpoint of megatron-core: read one by one, or all saved.
 
 The names and offsets are those of `GPTModel.sharded_state_dict`, so that a checkpoint of a run, whatever layout wrote
-it, is read without building a model, and what is saved here loads into one.
+it, is read without building a model, and what is saved here loads into one. NeMo's checkpoints put a prefix before the
+names, and are read alike.
 """
 
 from __future__ import annotations
 
 import queue
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -22,9 +24,11 @@ from torch.distributed.checkpoint.planner_helpers import create_read_items_for_c
 
 from crossthink.errors import UserError
 from recipes.actors.mcore.layout import EMBEDDING, FUSED_NORMS, HEAD, Parameter, WeightLayout
+from recipes.actors.mcore.staged import StagedState
 
 STATE = "state"
 """The folder of the checkpoint within a run's or a converted folder."""
+NEMO_PREFIX = "model."
 _KEYS = {own: fused for fused, own in FUSED_NORMS.items()}
 
 
@@ -50,12 +54,13 @@ class DistSource:
             raise UserError(f"{state} is no checkpoint of megatron-core: {error}") from error
         self._reader.set_up_storage_reader(metadata, is_coordinator=True)
         self._saved = metadata.state_dict_metadata
+        self._prefix = NEMO_PREFIX if NEMO_PREFIX + EMBEDDING in self._saved else ""
         for parameter in layout.everything():
             self._check(parameter)
 
     def dtype(self, parameter: Parameter) -> torch.dtype:
         """The type in which the checkpoint holds the parameter."""
-        return self._saved[checkpoint_key(parameter, self.layout)[0]].properties.dtype
+        return self._saved[self._prefix + checkpoint_key(parameter, self.layout)[0]].properties.dtype
 
     @torch.no_grad()
     def fill(self, parameter: Parameter, local: Tensor) -> None:
@@ -69,7 +74,7 @@ class DistSource:
         for shard in sharded(parameter, local, self.layout):
             target = shard.data[:known].view(*[1] * shard.prepend_axis_num, *shard.data[:known].shape)
             if target.numel():
-                self._read(shard.key, shard.global_offset, target)
+                self._read(self._prefix + shard.key, shard.global_offset, target)
 
     def read(self, parameter: Parameter, dtype: torch.dtype | None = None) -> Tensor:
         """This rank's part of the parameter as a new tensor, of its own type or of `dtype`. Raises as `fill` does."""
@@ -88,7 +93,8 @@ class DistSource:
         self._reader.read_data(LoadPlan(items), _Into(target)).wait()
 
     def _check(self, parameter: Parameter) -> None:
-        key, layer = checkpoint_key(parameter, self.layout)
+        name, layer = checkpoint_key(parameter, self.layout)
+        key = self._prefix + name
         wanted = parameter.shape if layer is None else (self.layout.shape.layers, *parameter.shape)
         saved = self._saved.get(key)
         found = None if saved is None else tuple(saved.size)
@@ -116,21 +122,23 @@ class _Into(DefaultLoadPlanner):
         """Nothing is left to do: the reader has copied into the target."""
 
 
-def save_weights(state: Path, layout: WeightLayout, parameters: dict[str, Tensor]) -> None:
+def save_weights(state: Path, layout: WeightLayout, parameters: dict[str, Tensor], prefix: str = "") -> None:
     """Save every rank's parameters, without optimizer. Collective.
 
     Args:
         state: an existing empty folder that every rank sees.
         layout: where the parameters lie.
         parameters: this rank's parts by name, as `WeightLayout.held` lists them.
+        prefix: before the names in the checkpoint.
     """
-    shards = {
-        f"{parameter.name}.{number}": shard
-        for parameter in layout.held()
-        for number, shard in enumerate(sharded(parameter, parameters[parameter.name], layout))
-    }
+    shards = {}
+    for parameter in layout.held():
+        for number, shard in enumerate(sharded(parameter, parameters[parameter.name], layout)):
+            shards[f"{parameter.name}.{number}"] = replace(shard, key=prefix + shard.key)
     fetch_results_here()
-    dist_checkpointing.save(shards, str(state))
+    staged = StagedState(dist_checkpointing.save(shards, str(state), async_sharded_save=True), [])
+    staged.write()
+    staged.finish()
 
 
 def fetch_results_here() -> None:

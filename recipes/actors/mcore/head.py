@@ -23,11 +23,9 @@ from megatron.core.tensor_parallel import (
 )
 from torch import Tensor
 from torch.distributed import ProcessGroup
-from transformers import PretrainedConfig
 
 from recipes.actors.interface import MicroBatch
-from recipes.actors.mcore.layout import padded_vocabulary
-from recipes.actors.mcore.mesh import Mesh
+from recipes.actors.mcore.layout import WeightLayout
 from recipes.actors.mcore.passes import Head
 
 
@@ -112,12 +110,11 @@ def end_with_hidden_states(model: GPTModel) -> None:
         model.output_layer.forward = forward
 
 
-def policy_head(config: PretrainedConfig, mesh: Mesh, vocabulary: int, temperature: float, chunk_bytes: int) -> Head:
+def policy_head(layout: WeightLayout, vocabulary: int, temperature: float, chunk_bytes: int) -> Head:
     """What a policy's passes do with hidden states.
 
     Args:
-        config: the model's config.
-        mesh: this rank's place.
+        layout: where the parameters lie.
         vocabulary: ids that may be sampled.
         temperature: the sampling temperature; 0 counts as 1.
         chunk_bytes: most bytes of float32 logits that exist at a time on a rank.
@@ -126,11 +123,12 @@ def policy_head(config: PretrainedConfig, mesh: Mesh, vocabulary: int, temperatu
         A head that gives log_probs_bt with gradient, 0 outside the mask, and the summed entropy of the positions that
         have a weight, as `entropy`.
     """
+    mesh = layout.mesh
     head = LogProbHead(
         vocabulary,
         temperature if temperature > 0 else 1.0,
         chunk_bytes,
-        first=mesh.tensor_rank * (padded_vocabulary(config, mesh.tensor) // mesh.tensor),
+        first=mesh.tensor_rank * (layout.vocabulary_rows // mesh.tensor),
         group=mesh.tensor_group if mesh.tensor > 1 else None,
     )
     return partial(_response_log_probs, head)

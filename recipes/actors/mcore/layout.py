@@ -12,6 +12,7 @@ ranks without a whole tensor anywhere. One process alone is the case of a single
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,9 +33,16 @@ FUSED_NORMS = {
 }
 
 
-def padded_vocabulary(config: PretrainedConfig, tensor: int) -> int:
-    """Rows of the embedding: the config's, rounded up so that tensor-parallel ranks share them evenly."""
-    return -(-config.vocab_size // tensor) * tensor
+def padded_vocabulary(config: PretrainedConfig, tensor: int, multiple: int = 1) -> int:
+    """Rows of the embedding: the config's, rounded up so that tensor-parallel ranks share them evenly.
+
+    Args:
+        config: the model's config.
+        tensor: tensor-parallel size.
+        multiple: the rows are a multiple of this, too.
+    """
+    step = math.lcm(tensor, multiple)
+    return -(-config.vocab_size // step) * step
 
 
 @dataclass(frozen=True)
@@ -59,17 +67,24 @@ class Parameter:
 class WeightLayout:
     """The whole model's parameters, in one fixed order, and where this rank's parts of them lie."""
 
-    def __init__(self, config: PretrainedConfig, mesh: Mesh, stage_layers: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        config: PretrainedConfig,
+        mesh: Mesh,
+        stage_layers: Sequence[int] | None = None,
+        vocabulary_rows: int | None = None,
+    ) -> None:
         """
         Args:
             config: the model's config.
             mesh: this rank's place.
             stage_layers: layers of each pipeline stage; None: as even as can be.
+            vocabulary_rows: of the embedding; None: no more than tensor parallelism needs.
         """
         self.shape = read_shape(config.to_dict(), config.name_or_path or "the model")
         self.mesh = mesh
         self.stage_layers = list(stage_layers or layers_of_stage(self.shape.layers, mesh.pipeline))
-        self.vocabulary_rows = padded_vocabulary(config, mesh.tensor)
+        self.vocabulary_rows = vocabulary_rows or padded_vocabulary(config, mesh.tensor)
 
     def layer(self, number: int) -> list[Parameter]:
         """Parameters of decoder layer `number`."""

@@ -16,10 +16,10 @@ from recipes.actors.mcore.head import end_with_hidden_states, policy_head
 from recipes.actors.mcore.import_weights import load_hf_weights
 from recipes.actors.mcore.layout import WeightLayout
 from recipes.actors.mcore.mesh import Mesh
+from recipes.actors.mcore.precision import without_fp8
 from recipes.actors.megatron.engine import Engine
 from recipes.actors.megatron.model import begin, build_model, stage_layers
 from recipes.actors.megatron.offload import SwappedWeights
-from recipes.actors.megatron.precision import without_fp8
 
 
 class MegatronActor:
@@ -76,7 +76,7 @@ class MegatronActor:
             mesh,
             optimizer,
             settings,
-            head=policy_head(config, mesh, self.vocabulary, temperature, settings.head_chunk_mb << 20),
+            head=policy_head(self.layout, self.vocabulary, temperature, settings.head_chunk_mb << 20),
             pad_id=pad_id,
             micro_batch_tokens=micro_batch_tokens,
         )

@@ -13,6 +13,7 @@ from conf.actor import ActorConfig, OptimizerConfig
 from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample
 from recipes.actors.mcore.mesh import Mesh
 from recipes.actors.mcore.passes import Head, Passes
+from recipes.actors.mcore.precision import FP8_MULTIPLE
 from recipes.actors.megatron import checkpoint
 from recipes.actors.megatron.model import packs_sequences
 from recipes.actors.megatron.offload import TrainingStateOffload
@@ -23,7 +24,6 @@ from recipes.actors.megatron.optimizer import (
     step_if_finite,
     wrap_for_training,
 )
-from recipes.actors.megatron.precision import FP8_MULTIPLE
 
 
 class Engine:

@@ -8,8 +8,8 @@ from typing import Any
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
 from recipes.actors.mcore.pipeline import layers_of_stage
-from recipes.actors.megatron.precision import DTYPES, FP8, has_transformer_engine, resolve_precision
-from recipes.actors.megatron.recompute import RECOMPUTE
+from recipes.actors.mcore.precision import DTYPES, FP8, has_transformer_engine, resolve_precision
+from recipes.actors.mcore.recompute import RECOMPUTE
 from recipes.machine import gpu_names
 
 CHOICES = {
@@ -69,21 +69,4 @@ def check_layers(settings: ActorConfig, model: Mapping[str, Any]) -> None:
             f"actor.fp8_bf16_layers={settings.fp8_bf16_layers} is more than {most}: the first and the last of "
             f"{settings.pipeline_parallel} pipeline stages hold {counts[0]} and {counts[-1]} of "
             f"{model['num_hidden_layers']} layers."
-        )
-
-
-def check_batch(samples: int, data: int) -> None:
-    """Refuse optimizer steps with fewer samples than data-parallel ranks.
-
-    Args:
-        samples: of one optimizer step.
-        data: data-parallel ranks.
-
-    Raises:
-        ConfigError: shows both numbers.
-    """
-    if samples < data:
-        raise ConfigError(
-            f"An optimizer step has prompts_per_step × samples_per_prompt / updates_per_rollout = {samples} samples, "
-            f"fewer than the {data} data-parallel ranks: each rank needs one."
         )

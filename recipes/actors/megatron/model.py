@@ -16,10 +16,10 @@ from conf.actor import ActorConfig
 from recipes.actors.mcore.layout import padded_vocabulary
 from recipes.actors.mcore.mesh import Mesh
 from recipes.actors.mcore.pipeline import layers_of_stage, pipeline_layout
+from recipes.actors.mcore.precision import Precision, fp8_fields, has_transformer_engine, resolve_precision
+from recipes.actors.mcore.recompute import recompute_fields
 from recipes.actors.megatron.cpu import redirect_to_cpu
 from recipes.actors.megatron.local_layers import local_block_spec
-from recipes.actors.megatron.precision import Precision, fp8_fields, has_transformer_engine, resolve_precision
-from recipes.actors.megatron.recompute import recompute_fields
 from recipes.models.families import read_shape
 from recipes.models.model_folder import check_shape
 

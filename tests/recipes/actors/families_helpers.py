@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen2Config, Qwen3Config
+from uneven_helpers import make_uneven
 
 _SMALL: dict[str, Any] = {
     "vocab_size": 97, "hidden_size": 48, "intermediate_size": 80, "num_hidden_layers": 3, "num_attention_heads": 6,
@@ -60,18 +61,6 @@ REAL_SHAPES: dict[str, tuple[dict[str, Any], int]] = {
     "Llama-3-8B": (_published("llama", (4096, 14336, 32, 32, 8, 128256), False, rope_theta=5e5), 8_030_261_248),
     "Llama-3.1-8B": (_published("llama", (4096, 14336, 32, 32, 8, 128256), False, **_LLAMA31), 8_030_261_248),
 }  # fmt: skip
-
-
-@torch.no_grad()
-def make_uneven(model: PreTrainedModel) -> None:
-    """Change biases and norms, each differently, so that a forgotten or swapped one shows; and enlarge the rest."""
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            parameter.normal_(0, 0.2)
-        elif "norm" in name:
-            parameter.add_(0.1 * torch.randn_like(parameter))
-        else:
-            parameter.mul_(3)
 
 
 def random_model(name: str, folder: Path, **save: Any) -> PreTrainedModel:

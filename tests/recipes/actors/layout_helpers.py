@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families_helpers import make_uneven
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from uneven_helpers import make_uneven
 
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.procs import free_port
@@ -53,6 +53,7 @@ class Job:
         save_after: see `save`.
         aside: copy the state there and then, and write it after the next step.
         bucket: parameters in a gradient bucket, so that overlapping has several; None: megatron-core's choice.
+        actor: the engine, whose environment `run_layouts` must be given.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Job:
     save_after: int = 0
     aside: bool = False
     bucket: int | None = None
+    actor: str = "megatron"
 
 
 def write_model(folder: Path, tied: bool, **changes: object) -> Qwen2ForCausalLM:
@@ -107,7 +109,9 @@ def with_tensors(samples: Sequence[TokenizedSample], name: str, values: Sequence
     ]
 
 
-def run_layouts(world: int, jobs: Sequence[Job], folder: Path) -> dict[str, list[dict[str, float]]]:
+def run_layouts(
+    world: int, jobs: Sequence[Job], folder: Path, python: str = sys.executable
+) -> dict[str, list[dict[str, float]]]:
     """Run jobs, one after the other, in one launch of `world` ranks. Returns the metrics of each step by job."""
     folder.mkdir(exist_ok=True)
     (folder / "jobs.json").write_text(json.dumps([asdict(job) for job in jobs]))
@@ -122,7 +126,7 @@ def run_layouts(world: int, jobs: Sequence[Job], folder: Path) -> dict[str, list
             with open(logs[rank], "wb") as log:
                 ranks.append(
                     subprocess.Popen(
-                        [sys.executable, __file__, str(folder)],
+                        [python, __file__, str(folder)],
                         env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
                         stdout=log,
                         stderr=subprocess.STDOUT,
@@ -142,20 +146,28 @@ def final_weights(folder: Path, job: str) -> dict[str, Tensor]:
     return load_file(folder / f"{job}.safetensors")
 
 
+def step_log_probs(folder: Path, job: str) -> dict[str, Tensor]:
+    """The policy's log-probs of all response tokens before each step of a job, by step."""
+    return load_file(folder / f"{job}.log_probs.safetensors")
+
+
 def _rank(folder: Path) -> None:
     import torch.distributed as dist
-    from megatron.core import parallel_state
-    from megatron.core.distributed import DistributedDataParallelConfig
 
-    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
-    from recipes.actors.megatron import optimizer
+    from recipes.actors.stack import prepare_stack
 
     torch.set_num_threads(1)
+    prepare_stack()
+    from megatron.core import parallel_state
+
+    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
+
     jobs = [Job(**fields) for fields in json.loads((folder / "jobs.json").read_text())]
     metrics = {}
     for job in jobs:
         mesh = join_mesh(job.tensor, job.pipeline, timeout_s=60)
-        optimizer.DistributedDataParallelConfig = partial(DistributedDataParallelConfig, bucket_size=job.bucket)
+        if job.actor == "megatron":
+            _set_bucket_size(job.bucket)
         metrics[job.name] = (_train_critic if job.critic else _train_policy)(job, mesh, folder)
         parallel_state.destroy_model_parallel()
     if dist.get_rank() == 0:
@@ -164,27 +176,40 @@ def _rank(folder: Path) -> None:
     leave_mesh()
 
 
+def _set_bucket_size(parameters: int | None) -> None:
+    from megatron.core.distributed import DistributedDataParallelConfig
+
+    from recipes.actors.megatron import optimizer
+
+    optimizer.DistributedDataParallelConfig = partial(DistributedDataParallelConfig, bucket_size=parameters)
+
+
 def _settings(job: Job) -> ActorConfig:
     return ActorConfig(tensor_parallel=job.tensor, pipeline_parallel=job.pipeline, **job.settings)
 
 
 def _train_policy(job: Job, mesh: Any, folder: Path) -> list[dict[str, float]]:
-    from recipes.actors.megatron.actor import MegatronActor
     from recipes.rl.losses import GrpoLoss
 
-    actor = MegatronActor(
+    if job.actor == "aligner":
+        from recipes.actors.aligner.actor import AlignerActor as Engine
+    else:
+        from recipes.actors.megatron.actor import MegatronActor as Engine
+
+    actor = Engine(
         Path(job.model), mesh, OptimizerConfig(lr=LR, epsilon=EPSILON, clip_grad=0.5), vocabulary=VOCABULARY, pad_id=0,
         temperature=0.9, micro_batch_tokens=60, seed=0, with_reference=True, settings=_settings(job),
     )  # fmt: skip
     if job.load:
         actor.load(Path(job.load))
     loss = GrpoLoss(clip=CLIP, kl=KL)
-    found = []
+    found, log_probs = [], {}
     for step in range(job.first, job.last + 1):
         samples = rollout_samples(step)
         actor.offload()
         samples = with_tensors(samples, "reference_log_probs", actor.log_probs(samples, reference=True))
         old = actor.log_probs(samples)
+        log_probs[str(step)] = torch.cat(old)
         samples = with_tensors(samples, "rollout_log_probs", old)
         actor.onload()
         if job.updates > 1:
@@ -201,6 +226,7 @@ def _train_policy(job: Job, mesh: Any, folder: Path) -> list[dict[str, float]]:
     weights = {name: tensor.contiguous() for name, tensor in actor.weights()}
     if mesh.rank == 0:
         save_file(weights, folder / f"{job.name}.safetensors")
+        save_file(log_probs, folder / f"{job.name}.log_probs.safetensors")
     return found
 
 

@@ -11,10 +11,11 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
+from recipes.actors.mcore.limits import check_batch
 from recipes.actors.mcore.pipeline import first_layer_of_stage, layers_of_stage, pipeline_layout
-from recipes.actors.megatron.limits import check_batch, check_layers, check_settings
-from recipes.actors.megatron.precision import FP8, Precision, fp8_fields, resolve_precision, without_fp8
-from recipes.actors.megatron.recompute import RECOMPUTE, recompute_fields
+from recipes.actors.mcore.precision import FP8, Precision, fp8_fields, resolve_precision, without_fp8
+from recipes.actors.mcore.recompute import RECOMPUTE, recompute_fields
+from recipes.actors.megatron.limits import check_layers, check_settings
 
 
 @pytest.mark.parametrize(

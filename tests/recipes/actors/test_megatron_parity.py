@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from families_helpers import make_uneven
 from transformers import Qwen2Config, Qwen2ForCausalLM
+from uneven_helpers import make_uneven
 
 from conf.actor import ActorConfig, OptimizerConfig
 from crossthink.errors import UserError

@@ -13,7 +13,7 @@ from recipes.models import flops
 from recipes.models.families import ModelShape, read_shape
 
 # 2 layers, hidden 6, MLP 5, 3 query heads of width 2 over 1 key-value head, 7 ids.
-SHAPE = ModelShape("qwen2", 2, 6, 5, 3, 1, 2, 7, True, True, False, 1e4, None)
+SHAPE = ModelShape("qwen2", 2, 6, 5, 3, 1, 2, 7, True, True, False, 1e4, None, 1e-6)
 
 
 def test_a_sequence_counted_by_hand():

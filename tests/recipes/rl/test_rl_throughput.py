@@ -22,7 +22,7 @@ from recipes.rl.records import PhaseClock
 from recipes.rl.throughput import Throughput, padding, peak_memory_mb
 from recipes.run_files import read_lines
 
-SHAPE = ModelShape("qwen2", 2, 6, 5, 3, 1, 2, 7, True, True, False, 1e4, None)
+SHAPE = ModelShape("qwen2", 2, 6, 5, 3, 1, 2, 7, True, True, False, 1e4, None, 1e-6)
 
 
 def throughput(**changes):
