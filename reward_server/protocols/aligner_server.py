@@ -120,7 +120,7 @@ def check(args: argparse.Namespace) -> None:
 def _start(args: argparse.Namespace, rewarder: Rewarder) -> Any:
     """Triton, once it answers."""
     bind(args.host, args.port).close()  # says it clearly where the port is in use, which Triton does not
-    _find_libpython()
+    find_libpython()
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # or it warns at every fork of PyTriton's
     decorators, configs, common, server = map(
         _pytriton, ("decorators", "model_config", "model_config.common", "triton")
@@ -171,7 +171,7 @@ def _watch(triton: Any, done: threading.Event) -> None:
             raise UserError("Triton has ended. Its log above says why; start this process again.")
 
 
-def _find_libpython() -> None:
+def find_libpython() -> None:
     """Triton's Python stub loads libpython by its name, and finds another one, or none, without this."""
     folder = sysconfig.get_config_var("LIBDIR")
     paths = os.environ.get("LD_LIBRARY_PATH", "").split(os.pathsep)

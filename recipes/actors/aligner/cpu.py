@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -24,8 +24,6 @@ from recipes.actors.aligner.patches import Change, Patch, Proxy, after_loading_a
 
 PACKAGES = ("megatron.core", "nemo", "nemo_aligner")
 CPU = torch.device("cpu")
-
-
 TORCH = Proxy(torch, cuda=Proxy(torch.cuda))
 """`torch` as the three packages see it."""
 
@@ -43,14 +41,9 @@ def redirect_to_cpu() -> bool:
     """
     if torch.cuda.is_available():
         return False
-    redirect(PATCHES)
-    return True
-
-
-def redirect(patches: Iterable[Patch]) -> None:
-    """Put the proxy and `patches` in place, once. Raises RuntimeError as `redirect_to_cpu` does."""
-    if apply_patches("cpu", patches, before=PACKAGES):
+    if apply_patches("cpu", PATCHES, before=PACKAGES):
         after_loading_any(PACKAGES, _see_proxy)
+    return True
 
 
 def _see_proxy(module: types.ModuleType) -> None:
