@@ -17,9 +17,11 @@ def prepare_stack() -> None:
         return
     from recipes.actors.aligner.cpu import redirect_to_cpu
     from recipes.actors.aligner.defects import work_round_defects
+    from recipes.actors.aligner.quiet import quiet_nemo
 
     redirect_to_cpu()
     work_round_defects()
+    quiet_nemo()
 
 
 def settle_stack() -> None:
