@@ -1,13 +1,13 @@
-# Two commands do everything on a fresh machine: `make demo` and `make test`. Both install into .venv first.
-# `make nemo` builds NeMo-Aligner's environment beside it, .venv-nemo, which runs the same code.
+# Two commands do everything on a fresh machine: `make demo` and `make test`. They install into .venv first, and
+# `make test` into .venv-nemo too, NeMo-Aligner's environment (`make nemo`), which runs the same code.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 NEMO_VENV := .venv-nemo
 NEMO_LOCK := requirements/nemo.lock
-# What runs in both environments, and .venv-nemo's own.
-NEMO_TESTS := $(addprefix tests/,conf crossthink data_prep reward_server) \
-	$(addprefix tests/recipes/,actors models rl rollout test_environment.py)
+# What .venv-nemo runs: its own tests, and those of code that meets other versions of its libraries there.
+NEMO_TESTS := $(addprefix tests/,conf crossthink reward_server/protocols) $(addprefix tests/recipes/,actors models rl rollout \
+	test_environment.py test_convert_nemo.py test_train_aligner.py test_train_aligner_ppo.py)
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
@@ -15,7 +15,7 @@ INSTALL := --disable-pip-version-check install --quiet
 PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
 NEMO_PIP := $(NEMO_VENV)/bin/pip $(INSTALL)
 
-.PHONY: venv nemo demo test test-nemo test-slow lint format clean
+.PHONY: venv nemo demo test test-main test-nemo test-slow lint format clean
 
 define new_venv
 test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
@@ -46,14 +46,19 @@ $(NEMO_VENV)/.installed: pyproject.toml $(NEMO_LOCK)
 demo: venv
 	@$(BIN)/crossthink demo
 
-test: venv
+test: test-main test-nemo
+
+test-main: venv
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-test-nemo: nemo
+# With `make venv` too: NeMo-Aligner's engine is held to the Megatron engine's numbers.
+test-nemo: nemo venv
 	$(NEMO_VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(NEMO_TESTS)
 
-test-slow: venv
+# ALIGNER_EXAMPLES=DIR: the folder `examples` of NeMo-Aligner 0.7.0's sources, for its own trainers.
+test-slow: venv nemo
 	$(BIN)/python -m pytest -m slow
+	$(NEMO_VENV)/bin/python -m pytest -m slow $(NEMO_TESTS)
 
 lint: venv
 	$(BIN)/ruff check .
