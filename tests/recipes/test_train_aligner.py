@@ -57,18 +57,16 @@ def test_killed_and_resumed_in_another_layout(tiny_world: TinyWorld, tmp_path: P
             "eval", f"checkpoint={checkpoint}", f"data={tiny_world.held_out}", f"out={tmp_path / name}", "limit=12",
             "max_response_tokens=40", "threads=1",
         )  # fmt: skip
-    answers = [(tmp_path / name / "samples.jsonl").read_text().splitlines() for name in ("of_run", "of_hf")]
+    answers = [read_lines(tmp_path / name / "samples.jsonl") for name in ("of_run", "of_hf")]
     assert len(answers[0]) == 12
-    assert [json.loads(line)["response"] for line in answers[0]] == [
-        json.loads(line)["response"] for line in answers[1]
-    ]
+    assert [row["response"] for row in answers[0]] == [row["response"] for row in answers[1]]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(2400)
 @here
 def test_learns_the_demos_task_killed_and_resumed_on_two_ranks(tmp_path: Path) -> None:
-    """The demo from its own warm start, killed in the middle, resumed with tensor parallelism: a gain of 0.1 or more."""
+    """The demo from its own warm start, killed in the middle, resumed on two ranks: a gain of 0.1 or more."""
     out = tmp_path / "demo"
     words = ("demo", "actor=aligner", f"out={out}")
     kill_after(45, out, *words, limit_s=1200)
