@@ -67,3 +67,7 @@ class CriticConfig:
     """Optimizer steps of linear warm-up. [ours]"""
     clip_grad: float = 1.0
     """Global gradient norm limit. [ours]"""
+    port: int | None = None
+    """actor=aligner: loopback port of the critic server. null: a free one. [ours]"""
+    deadline_s: float = 3600.0
+    """actor=aligner: seconds that the critic server may take for one answer, a whole training step included. [ours]"""

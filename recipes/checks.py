@@ -158,5 +158,7 @@ def _ranges(config: TrainConfig) -> tuple[tuple[str, Any, float, float], ...]:
         ("critic.lr", critic.lr, 0.0, 1.0),
         ("critic.warmup_steps", critic.warmup_steps, 0, 10**9),
         ("critic.clip_grad", critic.clip_grad, 0.0, 1e9),
+        ("critic.port", critic.port, 1, 65535),
+        ("critic.deadline_s", critic.deadline_s, 0.1, 604800.0),
         ("optimizer.max_skipped", config.optimizer.max_skipped, 1, 10**6),
     )

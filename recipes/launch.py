@@ -23,6 +23,7 @@ from reward_server.client import RewardClient
 POLL_S = 0.1
 GRACE_S = 15.0
 REWARD_URLS = "CROSSTHINK_REWARD_URLS"
+CRITIC_URL = "CROSSTHINK_CRITIC_URL"
 
 
 @contextlib.contextmanager
@@ -56,8 +57,8 @@ def rules_facts(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def run_ranks(out: Path, world: int, urls: Sequence[str]) -> int:
-    """Start `world` ranks of the run in `out` on this machine and wait for them.
+def run_ranks(out: Path, world: int, urls: Sequence[str], critic_url: str | None = None) -> int:
+    """Start `world` ranks of the run in `out` on this machine, with the servers at these addresses, and wait for them.
 
     SIGINT and SIGTERM are passed on once, as SIGTERM: the ranks finish their step, save and exit 75. When one rank
     fails, the others are ended.
@@ -72,6 +73,7 @@ def run_ranks(out: Path, world: int, urls: Sequence[str]) -> int:
         "WORLD_SIZE": str(world),
         PARENT: str(os.getpid()),
         REWARD_URLS: json.dumps(list(urls)),
+        **({} if critic_url is None else {CRITIC_URL: critic_url}),
     }
     ranks: list[subprocess.Popen] = []
     logs = [_rank_log(out, rank) for rank in range(world)]

@@ -9,21 +9,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from conf.actor import OptimizerConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
 from crossthink.procs import die_with_parent
-from recipes.launch import REWARD_URLS, reward_client
-from recipes.own_server import PARENT
+from recipes.launch import CRITIC_URL, REWARD_URLS, reward_client
+from recipes.own_critic import rank_log
+from recipes.own_server import PARENT, tail
 from recipes.quiet import quiet_libraries
 from recipes.run_folder import held_out_pool, model_folder, read_config, training_pool
 
 
-def run_rank(config: TrainConfig, urls: list[str]) -> None:
+def run_rank(config: TrainConfig, urls: list[str], critic_url: str | None = None) -> None:
     """Train as the rank that RANK and WORLD_SIZE name (alone where they are unset).
 
     Args:
         config: the run's config; `config.out` is claimed and holds everything that was prepared.
         urls: the reward servers.
+        critic_url: the critic server, where there is one.
 
     Raises:
         StoppedEarly: stopped on request, resumable.
@@ -35,18 +38,20 @@ def run_rank(config: TrainConfig, urls: list[str]) -> None:
 
     quiet_libraries()
     prepare_stack()
-    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
+    from recipes.actors.mcore.mesh import TIMEOUT_S, join_mesh, leave_mesh
 
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     torch.set_num_threads(config.actor.threads or max(1, (os.cpu_count() or 1) // local_world))
-    mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel)
+    # The other ranks wait in a collective while rank 0 waits for the critic server.
+    patience = {} if critic_url is None else {"timeout_s": max(TIMEOUT_S, config.critic.deadline_s + 60.0)}
+    mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel, **patience)
     try:
-        _train(config, urls, mesh)
+        _train(config, urls, critic_url, mesh)
     finally:
         leave_mesh()
 
 
-def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
+def _train(config: TrainConfig, urls: list[str], critic_url: str | None, mesh: Any) -> None:
     from data_prep.blends import blend_weights
     from data_prep.pool import Pool
     from recipes.models.tokenizer import load_tokenizer, stop_ids
@@ -65,19 +70,7 @@ def _train(config: TrainConfig, urls: list[str], mesh: Any) -> None:
     shares = blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
     prompts = PromptStream(pool, pool.sampler(shares, config.seed), tokenizer, config.max_prompt_tokens)
     actor = _actor(config, folder, mesh, tokenizer)
-    critic = None
-    if config.algorithm.name == "ppo":
-        from recipes.actors.megatron.critic import MegatronCritic
-
-        critic = MegatronCritic(
-            folder,
-            mesh,
-            replace(config.optimizer, lr=config.critic.lr, clip_grad=config.critic.clip_grad),
-            pad_id=actor.pad_id,
-            micro_batch_tokens=config.micro_batch_tokens,
-            seed=config.seed,
-            settings=config.actor,
-        )
+    critic = _critic(config, folder, mesh, actor.pad_id, critic_url) if config.algorithm.name == "ppo" else None
     start, state = 0, None
     checkpoint = checkpoints.newest_whole(out)
     if checkpoint:
@@ -137,6 +130,30 @@ def _actor(config: TrainConfig, folder: Path, mesh: Any, tokenizer: Any) -> Any:
         with_reference=config.algorithm.kl > 0,
         settings=config.actor,
     )
+
+
+def _critic(config: TrainConfig, folder: Path, mesh: Any, pad_id: int, url: str | None) -> Any:
+    if url is not None:
+        from recipes.actors.aligner.critic import AlignerCritic
+
+        log = rank_log(Path(config.out), 0)
+        return AlignerCritic(url, config.critic.deadline_s, lambda: f"The end of {log}:\n{tail(log)}")
+    from recipes.actors.megatron.critic import MegatronCritic
+
+    return MegatronCritic(
+        folder,
+        mesh,
+        critic_adam(config),
+        pad_id=pad_id,
+        micro_batch_tokens=config.micro_batch_tokens,
+        seed=config.seed,
+        settings=config.actor,
+    )
+
+
+def critic_adam(config: TrainConfig) -> OptimizerConfig:
+    """The critic's Adam: the policy's, but for what `critic.*` states."""
+    return replace(config.optimizer, lr=config.critic.lr, clip_grad=config.critic.clip_grad)
 
 
 def _trackers(config: TrainConfig) -> list[Any]:
@@ -201,7 +218,7 @@ def main() -> int:
     config = read_config(Path(sys.argv[1]))
     assert config is not None
     try:
-        run_rank(config, json.loads(os.environ[REWARD_URLS]))
+        run_rank(config, json.loads(os.environ[REWARD_URLS]), os.environ.get(CRITIC_URL))
     except UserError as error:
         print(f"crossthink: {error}", file=sys.stderr)
         return error.exit_code

@@ -13,7 +13,7 @@ from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from crossthink.files import sha256_file
 from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
-from recipes import launch, prepare
+from recipes import launch, own_critic, prepare
 from recipes.actors.aligner import limits as aligner_limits
 from recipes.actors.mcore.limits import check_batch
 from recipes.actors.megatron import limits as megatron_limits
@@ -78,12 +78,13 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
     print(blend_plan(config, pool), file=sys.stderr)
     facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), **rules}
     record_manifest(out, facts)
-    if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
-        return launch.run_ranks(out, world_size(config), urls)
-    from recipes.rank import run_rank
+    with own_critic.critic_server(config, world_size(config)) as critic_url:
+        if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
+            return launch.run_ranks(out, world_size(config), urls, critic_url)
+        from recipes.rank import run_rank
 
-    run_rank(config, urls)
-    return EXIT_DONE
+        run_rank(config, urls, critic_url)
+        return EXIT_DONE
 
 
 def check(config: TrainConfig) -> None:
@@ -115,6 +116,7 @@ def check(config: TrainConfig) -> None:
             f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
         )
     check_environment(config.actor.name)
+    own_critic.check(config)
     limits = LIMITS[config.actor.name]
     limits.check_settings(config.actor)
     check_batch(

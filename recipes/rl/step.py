@@ -65,7 +65,7 @@ def update(
     algorithm, count = config.algorithm, config.updates_per_rollout
     tokenized = _with_predictions(config, parts, batch, clock)
     tokenized = with_advantages(batch, tokenized, algorithm, config.max_response_tokens)
-    loss, value_loss = _as_engine_loss(policy_loss(algorithm)), _as_engine_loss(ValueLoss(algorithm.value_clip))
+    loss, value_loss = as_engine_loss(policy_loss(algorithm)), as_engine_loss(ValueLoss(algorithm.value_clip))
     updates: list[Update] = []
     trained: list[TokenizedSample] = []
     rates: dict[str, float] = {}
@@ -128,7 +128,9 @@ def learning_rate(settings: OptimizerConfig | CriticConfig, update: int) -> floa
     return settings.lr * min(1.0, (update + 1) / warm) if warm else settings.lr
 
 
-def _as_engine_loss(loss: Callable[..., Any]) -> LossFunction:
+def as_engine_loss(loss: Callable[..., Any]) -> LossFunction:
+    """A loss of this package as engines call it."""
+
     def call(predicted_bt: Any, batch: MicroBatch) -> Any:
         device = predicted_bt.device
         return loss(predicted_bt, {name: values.to(device) for name, values in batch.per_token_bt.items()})

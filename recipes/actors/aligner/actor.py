@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from conf.actor import ActorConfig, OptimizerConfig
 from recipes.actors.aligner import checkpoint
-from recipes.actors.aligner.config import Sizes, nemo_config
+from recipes.actors.aligner.config import nemo_config, sizes_of
 from recipes.actors.aligner.model import Trained
 from recipes.actors.interface import LossFunction, MicroBatch, Staged, StepResult, TokenizedSample
 from recipes.actors.mcore.export_weights import hf_weights
@@ -69,15 +68,7 @@ class AlignerActor:
         self.layout = WeightLayout(config, mesh, vocabulary_rows=rows)
         gpu = mesh.device.type == "cuda"
         precision = resolve_precision(settings, gpu, has_transformer_engine())
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world))
-        sizes = Sizes(
-            nodes=mesh.world // local,
-            local=local,
-            tensor=mesh.tensor,
-            pipeline=mesh.pipeline,
-            vocabulary_rows=rows,
-            max_tokens=config.max_position_embeddings,
-        )
+        sizes = sizes_of(mesh, rows, config.max_position_embeddings)
         self.passes = Passes(
             mesh,
             _unwrapped(policy_head(self.layout, self.vocabulary, temperature, settings.head_chunk_mb << 20)),

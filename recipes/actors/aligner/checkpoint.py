@@ -1,8 +1,9 @@
 """A run's checkpoint through NeMo's trainer, in the form of an unpacked `.nemo`; loads at any parallel sizes.
 
 `policy/model_weights` is a distributed checkpoint of NeMo's trainer: weights, Adam's state. With `model_config.yaml`
-and `huggingface/` beside it, `policy` is what a `.nemo` file holds when it is unpacked, so that NeMo and Aligner restore
-the weights from it as they are (`pretrained_checkpoint.restore_from_path=…/policy`), and no weight is stored twice.
+and `huggingface/` beside it, `policy` is what a `.nemo` file holds when it is unpacked, so that NeMo and Aligner
+restore the weights from it as they are (`pretrained_checkpoint.restore_from_path=…/policy`), and no weight is stored
+twice.
 """
 
 from __future__ import annotations
@@ -36,37 +37,43 @@ class StagingCheckpointIO(DistributedCheckpointIO):
         self.request = super().save_checkpoint(checkpoint, path, storage_options)
 
 
-def stage(folder: Path, trained: Trained, mesh: Mesh) -> Staged:
+def stage(folder: Path, trained: Trained, mesh: Mesh, name: str = POLICY) -> Staged:
     """Copy weights and optimizer into host memory, for writing them into an existing folder. Collective.
+
+    Args:
+        folder: gets the RNG states too.
+        trained: the model.
+        mesh: this rank's place.
+        name: of the folder in it that is the unpacked `.nemo`; empty: it is that itself.
 
     Raises:
         OSError: not enough space, found out before anything is written.
     """
-    policy = folder / POLICY
+    nemo = folder / name
     if mesh.rank == 0:
-        policy.mkdir()
+        nemo.mkdir(exist_ok=not name)
     dist.barrier()
     reserve_space(folder, trained.model.gpt, mesh)
     fetch_results_here()
     writer = StagingCheckpointIO.from_config(trained.config.model, async_save=True)
     trained.trainer.strategy.checkpoint_io = writer
-    trained.trainer.save_checkpoint(policy / f"{WEIGHTS}.ckpt")  # NeMo makes a folder without the ending
+    trained.trainer.save_checkpoint(nemo / f"{WEIGHTS}.ckpt")  # NeMo makes a folder without the ending
     if mesh.rank == 0:
-        trained.model.to_config_file(str(policy / MODEL_CONFIG))
-        (policy / HUGGINGFACE).mkdir()
-        write_companions(policy / HUGGINGFACE, Path(trained.config.model.tokenizer.type), None)
+        trained.model.to_config_file(str(nemo / MODEL_CONFIG))
+        (nemo / HUGGINGFACE).mkdir()
+        write_companions(nemo / HUGGINGFACE, Path(trained.config.model.tokenizer.type), None)
     save_rng(folder, mesh)
     adam = [t for state in trained.optimizer.state.values() for t in state.values() if isinstance(t, Tensor)]
     return StagedState(writer.request, [*trained.model.gpt.parameters(), *trained.model.gpt.buffers(), *adam])
 
 
-def load(folder: Path, trained: Trained, mesh: Mesh) -> None:
+def load(folder: Path, trained: Trained, mesh: Mesh, name: str = POLICY) -> None:
     """Read what was saved, at these or other parallel sizes. Collective.
 
     Reads torch's checkpoint metadata, which is a pickle: verify the folder first (`recipes.rl.checkpoints`).
     """
     connector = trained.trainer._checkpoint_connector  # as Aligner's `init_using_ptl` does
-    connector._restore_modules_and_callbacks(folder / POLICY / WEIGHTS)
+    connector._restore_modules_and_callbacks(folder / name / WEIGHTS)
     connector.restore_training_state()
     connector.resume_end()
     restore_rng(folder, mesh)

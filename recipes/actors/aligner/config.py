@@ -6,6 +6,7 @@ do not know of (our loss, micro-batches by tokens, the rollout engine) stays on 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from recipes.models.nemo_folder import TARGET, architecture
 SECTION = "reinforce"
 # MegatronTrainerBuilder reads RANK, WORLD_SIZE and LOCAL_RANK from the environment for this cluster type alone.
 RANKS_FROM_ENVIRONMENT = "BCP"
+CRITIC_TARGET = "nemo_aligner.models.nlp.gpt.megatron_gpt_critic.MegatronGPTCriticModel"
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,12 @@ class Sizes:
     def data(self) -> int:
         """Data-parallel size."""
         return self.nodes * self.local // (self.tensor * self.pipeline)
+
+
+def sizes_of(mesh: Any, vocabulary_rows: int, max_tokens: int) -> Sizes:
+    """The layout of the run that `mesh` is a place in."""
+    local = int(os.environ.get("LOCAL_WORLD_SIZE", mesh.world))
+    return Sizes(mesh.world // local, local, mesh.tensor, mesh.pipeline, vocabulary_rows, max_tokens)
 
 
 def nemo_config(
@@ -109,6 +117,25 @@ def nemo_config(
             },
         },
     }
+
+
+def critic_config(nemo: dict[str, Any], *, offload: bool) -> dict[str, Any]:
+    """The config of Aligner's critic, made of the one that its actor gets.
+
+    Args:
+        nemo: what `nemo_config` made.
+        offload: Adam's state leaves the device between two steps.
+    """
+    own = {
+        "target": CRITIC_TARGET,
+        # The embedding has no second use where there is no vocabulary to predict.
+        "share_embeddings_and_output_weights": False,
+        "output_sequence": True,
+        "use_avg_pool": False,
+        "force_head_dtype": "float32",
+        "offload_adam_states": offload,
+    }
+    return nemo | {"model": {key: value for key, value in nemo["model"].items() if key != SECTION} | own}
 
 
 def _training(sizes: Sizes, settings: ActorConfig, precision: Precision, gpu: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Aligner's actor, with a loss that is handed in, and how it comes up under NeMo's trainer."""
+"""Aligner's models, with a loss that is handed in, and how they come up under NeMo's trainer."""
 
 from __future__ import annotations
 
@@ -34,14 +34,16 @@ from recipes.actors.mcore.passes import Passes
 Batch = tuple[Sequence[TokenizedSample], LossFunction]
 
 
-class PolicyModel(MegatronGPTReinforceActorModel):
-    """Aligner's REINFORCE actor whose loss and log-probs are this project's.
+class OwnLoss:
+    """What each of Aligner's models gets from this project. `passes` is set by the owner.
 
     What stays Aligner's: how the model is built and wrapped, what comes before and after a step, gradient reduction and
-    clipping, the optimizers, the swap of the reference policy's weights, checkpoints. `passes` is set by the owner.
+    clipping, the optimizers, checkpoints.
     """
 
     passes: Passes
+    phase = "train"
+    """What messages call the training passes."""
 
     @property
     def gpt(self) -> GPTModel:
@@ -61,8 +63,25 @@ class PolicyModel(MegatronGPTReinforceActorModel):
         assert not forward_only, "a loss without a gradient is not needed by any caller"
         samples, loss = batch
         set_sync_funcs(self, forward_only=False)
-        sums = self.passes.gradients(self.model, self.gpt, samples, loss, "train")
+        sums = self.passes.gradients(self.model, self.gpt, samples, loss, self.phase)
         return sums["loss"], sums
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """As NeMo's, with the config in plain types, so that it loads with `weights_only=True`."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["hyper_parameters"] = OmegaConf.to_container(OmegaConf.create(checkpoint["hyper_parameters"]))
+
+    def _build_tokenizer(self) -> None:
+        """NeMo's tokenizer of a folder that transformers 4 or 5 wrote."""
+        folder = Path(self.cfg.tokenizer.type)
+        with tempfile.TemporaryDirectory() as own:
+            read_tokenizer(transformers, folder, local_files_only=True).save_pretrained(own)
+            self.tokenizer = AutoTokenizer(own, use_fast=True)
+
+
+class PolicyModel(OwnLoss, MegatronGPTReinforceActorModel):
+    """Aligner's REINFORCE actor whose loss and log-probs are this project's; the swap of the reference policy's weights
+    stays Aligner's."""
 
     @torch.no_grad()
     def get_inference_log_probs(
@@ -78,32 +97,27 @@ class PolicyModel(MegatronGPTReinforceActorModel):
         set_sync_funcs(self, forward_only=True)
         return self.passes.per_token(self.model, response_tokens, "log-probs")
 
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """As NeMo's, with the config in plain types, so that it loads with `weights_only=True`."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint["hyper_parameters"] = OmegaConf.to_container(OmegaConf.create(checkpoint["hyper_parameters"]))
-
-    def _build_tokenizer(self) -> None:
-        """NeMo's tokenizer of a folder that transformers 4 or 5 wrote."""
-        folder = Path(self.cfg.tokenizer.type)
-        with tempfile.TemporaryDirectory() as own:
-            read_tokenizer(transformers, folder, local_files_only=True).save_pretrained(own)
-            self.tokenizer = AutoTokenizer(own, use_fast=True)
-
 
 class Trained:
-    """A policy model under NeMo's trainer, ready for optimizer steps."""
+    """One of Aligner's models under NeMo's trainer, ready for optimizer steps."""
 
-    def __init__(self, config: Mapping[str, Any], load: Callable[[GPTModel], None], with_reference: bool) -> None:
+    def __init__(
+        self,
+        config: Mapping[str, Any],
+        load: Callable[[GPTModel], None],
+        with_reference: bool,
+        kind: type[OwnLoss] = PolicyModel,
+    ) -> None:
         """
         Args:
             config: what `nemo_config` made.
             load: fills the model's weights; called before anything copies them.
             with_reference: keep the first weights in host memory as the reference policy.
+            kind: the model's class.
         """
         self.config: DictConfig = OmegaConf.create(config)
         self.trainer = resolve_and_create_trainer(self.config, SECTION)
-        self.model = PolicyModel(self.config.model, self.trainer)
+        self.model: Any = kind(self.config.model, self.trainer)
         load(self.model.gpt)
         init_peft(self.model, self.config.model)
         if with_reference:

@@ -11,6 +11,9 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.distributed import ProcessGroup
 
+TIMEOUT_S = 600.0
+"""Seconds a collective may take before the rank gives up."""
+
 
 @dataclass(frozen=True)
 class Mesh:
@@ -51,7 +54,7 @@ class Mesh:
         return dist.get_global_rank(self.pipeline_group, stage)
 
 
-def join_mesh(tensor: int, pipeline: int, timeout_s: float = 600.0) -> Mesh:
+def join_mesh(tensor: int, pipeline: int, timeout_s: float = TIMEOUT_S) -> Mesh:
     """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe, and split it.
 
     Args:

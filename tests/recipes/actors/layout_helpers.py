@@ -231,12 +231,19 @@ def _train_policy(job: Job, mesh: Any, folder: Path) -> list[dict[str, float]]:
 
 
 def _train_critic(job: Job, mesh: Any, folder: Path) -> list[dict[str, float]]:
-    from recipes.actors.megatron.critic import MegatronCritic
     from recipes.rl.losses import ValueLoss
 
-    critic = MegatronCritic(
-        Path(job.model), mesh, OptimizerConfig(lr=LR, epsilon=EPSILON, clip_grad=0.5), pad_id=0, micro_batch_tokens=60,
-        seed=0, settings=_settings(job),
+    if job.actor == "aligner":
+        from recipes.actors.aligner.critic_model import ValueEngine as Engine
+
+        words: dict[str, Any] = {}
+    else:
+        from recipes.actors.megatron.critic import MegatronCritic as Engine
+
+        words = {"pad_id": 0}
+    critic = Engine(
+        Path(job.model), mesh, OptimizerConfig(lr=LR, epsilon=EPSILON, clip_grad=0.5), micro_batch_tokens=60, seed=0,
+        settings=_settings(job), **words,
     )  # fmt: skip
     if job.load:
         critic.load(Path(job.load))

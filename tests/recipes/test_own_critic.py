@@ -1,0 +1,60 @@
+"""When a run starts a critic server, where it refuses, and how its processes are told apart; without starting one."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from conf.train import TrainConfig
+from crossthink.errors import ConfigError
+from recipes import own_critic
+
+
+def ppo(**critic: object) -> TrainConfig:
+    config = TrainConfig(out="unused")
+    config.algorithm.name, config.actor.name = "ppo", "aligner"
+    for key, value in critic.items():
+        setattr(config.critic, key, value)
+    return config
+
+
+@pytest.mark.parametrize(("algorithm", "actor"), [("grpo", "aligner"), ("ppo", "megatron")])
+def test_other_runs_have_none(algorithm: str, actor: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = ppo()
+    config.algorithm.name, config.actor.name = algorithm, actor
+    own_critic.check(config)
+    with own_critic.critic_server(config, world=2) as url:
+        assert url is None
+
+
+def test_a_port_in_use_is_refused_by_name() -> None:
+    with socket.socket() as taken:
+        taken.bind((own_critic.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"critic.port={port} cannot be had on 127.0.0.1: Address already in use"):
+            own_critic.check(ppo(port=port))
+    own_critic.check(ppo(port=port))
+
+
+def test_an_outside_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    with pytest.raises(ConfigError, match="WORLD_SIZE=8.*Allowed there: algorithm=grpo, or actor=megatron"):
+        own_critic.check(ppo())
+
+
+def test_exit_codes_are_seen_without_being_taken() -> None:
+    """Until it is waited for, an ended process keeps its id, so that no stranger's group is ever signalled."""
+    ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True)
+    killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
+    assert own_critic._exit_code(killed) is None and own_critic._alive_in(killed.pid)
+    killed.send_signal(signal.SIGKILL)
+    own_critic._wait_until(lambda: None not in (own_critic._exit_code(ended), own_critic._exit_code(killed)), 20.0)
+    assert (own_critic._exit_code(ended), own_critic._exit_code(killed)) == (3, -signal.SIGKILL)
+    assert not own_critic._alive_in(ended.pid)
+    assert (ended.wait(), killed.wait()) == (3, -signal.SIGKILL)
