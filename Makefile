@@ -5,9 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 NEMO_VENV := .venv-nemo
 NEMO_LOCK := requirements/nemo.lock
-# What .venv-nemo runs: its own tests, and those of code that meets other versions of its libraries there.
-NEMO_TESTS := $(addprefix tests/,conf crossthink reward_server/protocols) $(addprefix tests/recipes/,actors models rl rollout \
-	test_environment.py test_convert_nemo.py test_train_aligner.py test_train_aligner_ppo.py)
+# .venv-nemo's own tests and those of code that meets other versions of its libraries there; and what `make test-slow` adds.
+NEMO_TESTS := tests/crossthink tests/reward_server/protocols/test_protocol_aligner.py $(addprefix tests/recipes/, \
+	actors models rollout test_environment.py test_convert_nemo.py test_train_aligner.py test_train_aligner_ppo.py)
+NEMO_MORE := tests/conf tests/data_prep tests/reward_server tests/recipes/rl
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
@@ -59,6 +60,7 @@ test-nemo: nemo venv
 test-slow: venv nemo
 	$(BIN)/python -m pytest -m slow
 	$(NEMO_VENV)/bin/python -m pytest -m slow $(NEMO_TESTS)
+	$(NEMO_VENV)/bin/python -m pytest $(NEMO_MORE)
 
 lint: venv
 	$(BIN)/ruff check .

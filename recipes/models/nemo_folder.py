@@ -24,8 +24,8 @@ HUGGINGFACE = "huggingface"
 POLICY = "policy"
 """What an unpacked `.nemo` is called within a run's checkpoint."""
 VOCABULARY_MULTIPLE = 128
-"""Rows of the embedding are a multiple of this, NeMo's `make_vocab_size_divisible_by`, so that a checkpoint has the same
-ones at 1, 2, 4 … tensor-parallel ranks: megatron-core 0.10 does not load others."""
+"""Rows of the embedding are a multiple of this, NeMo's `make_vocab_size_divisible_by`, so that a checkpoint has equally
+many at 1, 2, 4 … tensor-parallel ranks: megatron-core 0.10 does not load others."""
 TARGET = "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel"
 # Keys of the architecture that say how long sequences may be and how the vocabulary is padded, not what is computed.
 _FREE = ("encoder_seq_length", "max_position_embeddings", "override_vocab_size")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
 
 import pytest
+from filelock import FileLock
 from train_helpers import TinyWorld
 
 from conf.train import TrainConfig, WarmStartConfig
@@ -12,11 +13,15 @@ from conf.train import TrainConfig, WarmStartConfig
 
 @pytest.fixture(scope="session")
 def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
-    """Demo pools and a base policy after a short warm start: it is right now and then."""
+    """Demo pools and a base policy after a short warm start: it is right now and then. Nobody writes to it."""
     from recipes import prepare
 
-    root = tmp_path_factory.mktemp("tiny_world")
-    config = TrainConfig(out=str(root), warm_start=WarmStartConfig(steps=250, batch_size=32, right_share=1.0))
-    config.model.name = "tiny"
-    prepare.prepare(config)
-    return TinyWorld(Path(root))
+    base = tmp_path_factory.getbasetemp()
+    # pytest-xdist's workers have folders of their own in one; the first to come makes it for all.
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    root = shared / "tiny_world"
+    with FileLock(shared / "tiny_world.lock"):
+        config = TrainConfig(out=str(root), warm_start=WarmStartConfig(steps=250, batch_size=32, right_share=1.0))
+        config.model.name = "tiny"
+        prepare.prepare(config)
+    return TinyWorld(root)
