@@ -123,7 +123,7 @@ def hf(tmp_path: Path) -> Path:
 
 BAD = {
     "to": ({"to": "onnx"}, "to=onnx is not allowed. Allowed: auto, huggingface, megatron, nemo"),
-    "ending": ({"to": "nemo"}, r"to=nemo does not go with out=.*: to=nemo writes a file that ends in \.nemo"),
+    "ending": ({"to": "nemo"}, r"to=nemo and out=.* do not agree: to=nemo writes a file that ends in \.nemo"),
     "dtype": ({"dtype": "float8"}, "dtype=float8 is not allowed. Allowed: null, float32, bfloat16"),
     "max_shard_gb": ({"max_shard_gb": 0.0}, "max_shard_gb=0.0 is too small"),
     "threads": ({"threads": 0}, "threads=0 is too small"),
