@@ -30,6 +30,7 @@ def kill_after(steps: int, out: Path, *words: str, limit_s: float = LIMIT_S) -> 
             time.sleep(0.05)
 
 
+@pytest.mark.timeout(900)  # three starts of NeMo, and the warm start where it has not been made yet
 @here
 def test_killed_and_resumed_in_another_layout(tiny_world: TinyWorld, tmp_path: Path) -> None:
     """The same rollouts, and the same numbers but for the order of sums, as a run that neither stopped nor changed."""
