@@ -17,7 +17,7 @@ from typing import Any
 from conf.convert import ConvertConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import commit_dir, names_full_disk
-from recipes.actors.stack import prepare_stack, settle_stack
+from recipes.actors.stack import prepare_stack, redirect_loaded_stack
 from recipes.manifest import write_manifest
 from recipes.models import nemo_folder
 from recipes.models.families import read_shape
@@ -228,7 +228,7 @@ def _save(config: ConvertConfig, state: Path, layout: Any, source: Any, prefix: 
 
     from recipes.actors.mcore.dist_weights import save_weights
 
-    settle_stack()
+    redirect_loaded_stack()
     if layout.mesh.rank == 0:
         state.mkdir()
     dist.barrier()

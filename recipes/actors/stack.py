@@ -24,7 +24,7 @@ def prepare_stack() -> None:
     quiet_nemo()
 
 
-def settle_stack() -> None:
+def redirect_loaded_stack() -> None:
     """Make what is loaded of megatron-core run here, where this is the environment of actor=megatron. Harmless when
     called again; a model's own building does the same."""
     if missing("megatron") is not None:

@@ -27,6 +27,15 @@ VOCABULARY_MULTIPLE = 128
 """Rows of the embedding are a multiple of this, NeMo's `make_vocab_size_divisible_by`, so that a checkpoint has equally
 many at 1, 2, 4 … tensor-parallel ranks: megatron-core 0.10 does not load others."""
 TARGET = "nemo.collections.nlp.models.language_modeling.megatron_gpt_model.MegatronGPTModel"
+# Which of NeMo's fused kernels are used: none that needs apex, so that a model runs wherever it is read.
+KERNELS = {
+    "persist_layer_norm": False,
+    "masked_softmax_fusion": False,
+    "bias_activation_fusion": False,
+    "bias_dropout_add_fusion": False,
+    "gradient_accumulation_fusion": False,
+    "gradient_as_bucket_view": True,
+}
 # Keys of the architecture that say how long sequences may be and how the vocabulary is padded, not what is computed.
 _FREE = ("encoder_seq_length", "max_position_embeddings", "override_vocab_size")
 
@@ -95,12 +104,7 @@ def stored_config(
         "pipeline_model_parallel_size": 1,
         "micro_batch_size": 1,
         "global_batch_size": 1,
-        "persist_layer_norm": False,
-        "masked_softmax_fusion": False,
-        "bias_activation_fusion": False,
-        "bias_dropout_add_fusion": False,
-        "gradient_accumulation_fusion": False,
-        "gradient_as_bucket_view": True,
+        **KERNELS,
         # Transformer Engine's layers expect states of their own beside the weights, and begin without them.
         "dist_ckpt_load_strictness": "log_all",
         "optim": {"name": "adamw", "lr": 1e-6},

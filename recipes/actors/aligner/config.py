@@ -14,7 +14,7 @@ from typing import Any
 from conf.actor import ActorConfig, OptimizerConfig
 from recipes.actors.mcore.precision import Precision
 from recipes.models.families import ModelShape
-from recipes.models.nemo_folder import TARGET, architecture
+from recipes.models.nemo_folder import KERNELS, TARGET, architecture
 
 # Aligner names its trainer's section after the algorithm; only its presence counts where our loop drives the model.
 SECTION = "reinforce"
@@ -156,12 +156,7 @@ def _training(sizes: Sizes, settings: ActorConfig, precision: Precision, gpu: bo
         "use_cpu_initialization": not gpu,
         "transformer_engine": te,
         "apply_rope_fusion": te,
-        "persist_layer_norm": False,
-        "masked_softmax_fusion": False,
-        "bias_activation_fusion": False,
-        "bias_dropout_add_fusion": False,
-        "gradient_accumulation_fusion": False,
-        "gradient_as_bucket_view": True,
+        **KERNELS,
         **_recompute(settings.recompute),
         **_fp8(precision.fp8),
     }

@@ -9,6 +9,7 @@ from typing import Any
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
+from recipes.actors.mcore.limits import check_choices, check_sequence_parallel
 from recipes.actors.mcore.precision import DTYPES
 from recipes.actors.mcore.recompute import RECOMPUTE
 from recipes.machine import gpu_names
@@ -69,11 +70,7 @@ def check_settings(settings: ActorConfig, machine: Machine | None = None) -> Non
     Raises:
         ConfigError: names key, value and what is allowed or missing.
     """
-    for key, allowed in CHOICES.items():
-        value = getattr(settings, key)
-        if value not in allowed:
-            known = ", ".join("null" if choice is None else choice for choice in allowed)
-            raise ConfigError(f"actor.{key}={value} is not allowed. Allowed: {known}.")
+    check_choices(settings, CHOICES)
     _check_anywhere(settings)
     machine = this_machine() if machine is None else machine
     if machine.cuda:
@@ -139,11 +136,7 @@ def _check_anywhere(settings: ActorConfig) -> None:
                 f"actor.{key}={value} is not allowed under actor=aligner: NeMo 2.1 wants equally many layers in every "
                 "pipeline stage. Allowed: null."
             )
-    if settings.sequence_parallel and settings.tensor_parallel == 1:
-        raise ConfigError(
-            "actor.sequence_parallel=true needs actor.tensor_parallel of at least 2, and it is 1: the tensor-parallel "
-            "ranks are those that share a sequence."
-        )
+    check_sequence_parallel(settings)
     if settings.offload and settings.distributed_optimizer is False:
         raise ConfigError(
             "actor.offload=true needs actor.distributed_optimizer=true under actor=aligner, and the run forbids it: "

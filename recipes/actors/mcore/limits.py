@@ -2,7 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
+from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
+
+
+def check_choices(settings: ActorConfig, choices: Mapping[str, Sequence[str | None]]) -> None:
+    """Refuse values that an engine does not know.
+
+    Args:
+        settings: `actor.*`.
+        choices: what is allowed, by key.
+
+    Raises:
+        ConfigError: names key, value and what is allowed.
+    """
+    for key, allowed in choices.items():
+        value = getattr(settings, key)
+        if value not in allowed:
+            known = ", ".join("null" if choice is None else choice for choice in allowed)
+            raise ConfigError(f"actor.{key}={value} is not allowed. Allowed: {known}.")
+
+
+def check_sequence_parallel(settings: ActorConfig) -> None:
+    """Refuse sequence parallelism where nobody shares a sequence.
+
+    Raises:
+        ConfigError: names both keys.
+    """
+    if settings.sequence_parallel and settings.tensor_parallel == 1:
+        raise ConfigError(
+            "actor.sequence_parallel=true needs actor.tensor_parallel of at least 2, and it is 1: the tensor-parallel "
+            "ranks are those that share a sequence."
+        )
 
 
 def check_batch(samples: int, data: int) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
+from recipes.actors.mcore.limits import check_choices, check_sequence_parallel
 from recipes.actors.mcore.pipeline import layers_of_stage
 from recipes.actors.mcore.precision import DTYPES, FP8, has_transformer_engine, resolve_precision
 from recipes.actors.mcore.recompute import RECOMPUTE
@@ -26,16 +27,8 @@ def check_settings(settings: ActorConfig) -> None:
     Raises:
         ConfigError: names key, value and what is allowed or missing.
     """
-    for key, allowed in CHOICES.items():
-        value = getattr(settings, key)
-        if value not in allowed:
-            known = ", ".join("null" if choice is None else choice for choice in allowed)
-            raise ConfigError(f"actor.{key}={value} is not allowed. Allowed: {known}.")
-    if settings.sequence_parallel and settings.tensor_parallel == 1:
-        raise ConfigError(
-            "actor.sequence_parallel=true needs actor.tensor_parallel of at least 2, and it is 1: the tensor-parallel "
-            "ranks are those that share a sequence."
-        )
+    check_choices(settings, CHOICES)
+    check_sequence_parallel(settings)
     if settings.fp8_bf16_layers < 0:
         raise ConfigError(f"actor.fp8_bf16_layers={settings.fp8_bf16_layers} is too small: at least 0.")
     if settings.fp8_bf16_layers and settings.fp8 in ("off", "delayed"):
