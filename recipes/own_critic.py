@@ -38,6 +38,10 @@ TRITON_GRACE_S = 3.0
 """Seconds for Triton's processes where their rank has ended without stopping them."""
 KILL_GRACE_S = 2.0
 """Seconds for them after each signal, where they took longer."""
+TRACKER = "from multiprocessing.resource_tracker import main"
+"""What Python's resource trackers run. They remove the shared memory of processes that were killed, and end."""
+TRACKER_GRACE_S = 20.0
+"""Seconds for them when the processes whose memory they track are gone."""
 SHARED_MEMORY, TRITON_PREFIX = Path("/dev/shm"), "pytrtion"
 """Where Triton's Python backend keeps files, and how PyTriton has their names begin, before the rank's process id."""
 POLL_S = 0.1
@@ -190,20 +194,7 @@ class OwnCriticServer:
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _kill(self) -> None:
-        """End the ranks at once, and what they have started. Their ids stay taken until they are waited for."""
-        groups = [process.pid for process in self._ranks]
-        for group in groups:
-            os.kill(group, signal.SIGKILL)
-        # The kernel tells Triton when the rank that started it has gone; it may end in order, if nobody waits for it.
-        gone = _wait_until(lambda: not any(map(_alive_in, groups)), TRITON_GRACE_S)
-        for number in () if gone else (signal.SIGTERM, signal.SIGKILL):
-            for group in groups:
-                os.killpg(group, number)
-            # Python's resource trackers ignore SIGTERM, and remove shared memory when the others are gone.
-            _wait_until(lambda: not any(map(_alive_in, groups)), KILL_GRACE_S)
-        for group in groups:
-            for left in SHARED_MEMORY.glob(f"{TRITON_PREFIX}{group}-*"):
-                left.unlink()
+        _kill_groups([process.pid for process in self._ranks])
 
 
 def _is_wanted(config: TrainConfig) -> bool:
@@ -230,13 +221,44 @@ def _exit_code(process: subprocess.Popen) -> int | None:
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
-def _alive_in(group: int) -> bool:
-    """Whether a process of the group runs."""
+def _kill_groups(groups: list[int]) -> None:
+    """End ranks at once, and what they have started. Their ids stay taken until they are waited for.
+
+    Args:
+        groups: the ranks' process ids, which are their groups' too.
+    """
+    for group in groups:
+        os.kill(group, signal.SIGKILL)
+    # The kernel tells Triton when the rank that started it has gone; it may end in order, if nobody waits for it.
+    if not _wait_until(lambda: not _alive_in(groups), TRITON_GRACE_S):
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            for process in _alive_in(groups):
+                if not _is_tracker(process):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.send_signal(number)
+            _wait_until(lambda: all(map(_is_tracker, _alive_in(groups))), KILL_GRACE_S)
+        _wait_until(lambda: not _alive_in(groups), TRACKER_GRACE_S)
+        for group in groups:
+            os.killpg(group, signal.SIGKILL)
+    for group in groups:
+        for left in SHARED_MEMORY.glob(f"{TRITON_PREFIX}{group}-*"):
+            left.unlink()
+
+
+def _alive_in(groups: list[int]) -> list[psutil.Process]:
+    """The processes of these groups that run."""
+    found = []
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
-            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
-                return True
-    return False
+            if os.getpgid(process.pid) in groups and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+    return found
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):
+        return any(TRACKER in word for word in process.cmdline())
+    return True  # it has ended: nothing to wait for
 
 
 def _wait_until(done: Callable[[], bool], limit_s: float) -> bool:

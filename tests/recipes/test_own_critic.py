@@ -52,9 +52,35 @@ def test_exit_codes_are_seen_without_being_taken() -> None:
     """Until it is waited for, an ended process keeps its id, so that no stranger's group is ever signalled."""
     ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True)
     killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-    assert own_critic._exit_code(killed) is None and own_critic._alive_in(killed.pid)
+    assert own_critic._exit_code(killed) is None and own_critic._alive_in([killed.pid])
     killed.send_signal(signal.SIGKILL)
     own_critic._wait_until(lambda: None not in (own_critic._exit_code(ended), own_critic._exit_code(killed)), 20.0)
     assert (own_critic._exit_code(ended), own_critic._exit_code(killed)) == (3, -signal.SIGKILL)
-    assert not own_critic._alive_in(ended.pid)
+    assert not own_critic._alive_in([ended.pid])
     assert (ended.wait(), killed.wait()) == (3, -signal.SIGKILL)
+
+
+STUBBORN = """
+import os, signal, time
+from multiprocessing.shared_memory import SharedMemory
+
+memory = SharedMemory(create=True, size=16)
+if os.fork() == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print(memory.name, flush=True)
+time.sleep(60)
+"""
+
+
+def test_killed_processes_leave_no_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python's resource tracker removes it once nobody is left who holds it, so it must outlive those it is for."""
+    monkeypatch.setattr(own_critic, "TRITON_GRACE_S", 0.0)
+    monkeypatch.setattr(own_critic, "KILL_GRACE_S", 0.0)
+    rank = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True, start_new_session=True)
+    names = {rank.stdout.readline().strip(), rank.stdout.readline().strip()}  # the child's too: it is ready
+    (memory,) = (own_critic.SHARED_MEMORY / name for name in names)
+    assert memory.exists() and len(own_critic._alive_in([rank.pid])) == 3
+    own_critic._kill_groups([rank.pid])
+    assert not own_critic._alive_in([rank.pid]) and not memory.exists()
+    assert rank.wait() == -signal.SIGKILL
+    rank.stdout.close()

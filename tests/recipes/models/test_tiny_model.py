@@ -37,13 +37,11 @@ def test_any_text_round_trips(text):
     assert all(0 <= token < len(small_tokenizer()) for token in ids)
 
 
-@given(UNICODE)
+@given(UNICODE.filter(lambda text: not any(mark in text for mark in MARKUP)))
 @settings(deadline=None, max_examples=50)
 def test_text_never_makes_markup(text):
     """Only the markup itself becomes special tokens; what a user writes around it cannot."""
-    special = set(small_tokenizer().all_special_ids)
-    assert not any(mark in text for mark in MARKUP)
-    assert not special & set(encode(text))
+    assert not set(small_tokenizer().all_special_ids) & set(encode(text))
 
 
 @pytest.mark.parametrize("text", ["0", "7", "12", "2026", "x12y34", "3.14159", "-5/8"])
