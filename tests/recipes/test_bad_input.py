@@ -56,8 +56,7 @@ def damaged_model(name: str, text: str) -> Callable[[TinyWorld, Path], list[str]
 
 
 def other_config(world: TinyWorld, folder: Path) -> list[str]:
-    succeed(*world.train_words(folder / "run", "steps=1"))
-    return world.train_words(folder / "run", "steps=1", "sampling.temperature=0.7", "resume=true")
+    return [*world.finished_run(folder / "run"), "sampling.temperature=0.7", "resume=true"]
 
 
 def foreign_folder(world: TinyWorld, folder: Path) -> list[str]:
@@ -137,9 +136,7 @@ def test_bad_input(name: str, tiny_world: TinyWorld, tmp_path: Path) -> None:
 
 
 def test_run_folder_without_resume(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    words = tiny_world.train_words(tmp_path / "run", "steps=1")
-    succeed(*words)
-    done = crossthink(*words)
+    done = crossthink(*tiny_world.finished_run(tmp_path / "run"))
     assert (done.returncode, "resume=true" in done.stderr) == (EXIT_USAGE, True)
 
 

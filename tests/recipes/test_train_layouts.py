@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,29 @@ LAYOUTS = {
 }
 COMPARED = ("loss", "grad_norm", "reward", "accuracy", "format", "kl", "entropy")
 RELATIVE = 1e-4
+# A learning rate that moves every weight by about 1e-3 in three steps: small differences cannot hide behind it.
+WORDS = ("optimizer.lr=3e-4", "checkpoint.every=1", "checkpoint.keep=3")
+
+# Of so many updates a rollout, in this layout.
+RunOf = Callable[[int, str], Path]
+
+
+@pytest.fixture(scope="module")
+def run_of(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> RunOf:
+    """A finished run of three steps, made once. Nobody writes to it."""
+    root = tmp_path_factory.mktemp("layouts")
+
+    def made(updates: int, layout: str) -> Path:
+        out = root / f"{layout}_{updates}"
+        if not out.exists():
+            succeed(*words_of(tiny_world, out, updates), *LAYOUTS.get(layout, ()))
+        return out
+
+    return made
+
+
+def words_of(world: TinyWorld, out: Path, updates: int) -> list[str]:
+    return world.train_words(out, *WORDS, f"updates_per_rollout={updates}")
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
@@ -42,12 +67,24 @@ def distance(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return sum(float((one[name].double() - other[name].double()).square().sum()) for name in one) ** 0.5
 
 
-@pytest.mark.parametrize("updates", [1, 2])
-def test_layouts_give_the_same_run(tiny_world: TinyWorld, tmp_path: Path, updates: int) -> None:
-    # A learning rate that moves every weight by about 1e-3 in three steps: small differences cannot hide behind it.
-    words = ("optimizer.lr=3e-4", f"updates_per_rollout={updates}")
-    alone = tmp_path / "alone"
-    succeed(*tiny_world.train_words(alone, *words))
+def assert_same_run(one: Path, other: Path, moved: float) -> None:
+    """The same samples and numbers step by step, and the same weights to 1 % of what training `moved` them."""
+    for line, found in zip(metrics(one), metrics(other), strict=True):
+        for key in COMPARED:
+            # On-policy the loss is zero by construction: its rounding noise is compared absolutely.
+            floor = 1e-6 if key in ("loss", "kl") else 1e-9
+            assert found[key] == pytest.approx(line[key], rel=RELATIVE, abs=floor), (other.name, line["step"], key)
+    for step in (1, 2, 3):
+        for row, found in zip(dump(one, step), dump(other, step), strict=True):
+            assert found.pop("log_probs") == pytest.approx(row.pop("log_probs"), abs=1e-4)
+            assert found == row, (other.name, step)
+    assert distance(final_weights(one), final_weights(other)) <= 0.01 * moved, other.name
+
+
+# One update a rollout takes as long again, and test_megatron_layouts compares it without a run around it.
+@pytest.mark.parametrize("updates", [pytest.param(1, marks=pytest.mark.slow), 2])
+def test_layouts_give_the_same_run(run_of: RunOf, tiny_world: TinyWorld, updates: int) -> None:
+    alone = run_of(updates, "alone")
     assert all(line["grad_norm"] > 1e-3 for line in metrics(alone)), "nothing was learned: nothing would be compared"
     if updates == 2:
         # From the second update on the policy has left the rollout's: the loss is no longer zero by construction.
@@ -59,26 +96,25 @@ def test_layouts_give_the_same_run(tiny_world: TinyWorld, tmp_path: Path, update
     moved = distance(base_weights(tiny_world), final_weights(alone))
     count = sum(t.numel() for t in base_weights(tiny_world).values())
     assert moved / count**0.5 > 1e-4, "the weights hardly moved: nothing would be compared"
-    for name, layout in LAYOUTS.items():
-        out = tmp_path / name
-        succeed(*tiny_world.train_words(out, *words, *layout))
-        for one, other in zip(metrics(alone), metrics(out), strict=True):
-            for key in COMPARED:
-                # On-policy the loss is zero by construction: its rounding noise is compared absolutely.
-                floor = 1e-6 if key in ("loss", "kl") else 1e-9
-                assert other[key] == pytest.approx(one[key], rel=RELATIVE, abs=floor), (name, one["step"], key)
-        for step in (1, 2, 3):
-            for one, other in zip(dump(alone, step), dump(out, step), strict=True):
-                assert other.pop("log_probs") == pytest.approx(one.pop("log_probs"), abs=1e-4)
-                assert other == one, (name, step)
-        assert distance(final_weights(alone), final_weights(out)) <= 0.01 * moved, name
+    for layout in LAYOUTS:
+        assert_same_run(alone, run_of(updates, layout), moved)
 
 
-def test_eval_of_a_checkpoint_written_by_other_ranks(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    succeed(*tiny_world.train_words(tmp_path / "run", "steps=1", *LAYOUTS["tp2_pp2"]))
+def test_resume_at_other_parallel_sizes(run_of: RunOf, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """A run of four ranks that ended after its first step goes on in one process: the run that was never split."""
+    alone, moved = run_of(2, "alone"), tmp_path / "moved"
+    shutil.copytree(run_of(2, "tp2_pp2"), moved)
+    for step in ("step_000002", "step_000003"):
+        shutil.rmtree(moved / "checkpoints" / step)
+    (moved / "checkpoints" / "latest").write_text("step_000001\n")
+    succeed(*words_of(tiny_world, moved, 2), "resume=true")
+    assert_same_run(alone, moved, distance(base_weights(tiny_world), final_weights(alone)))
+
+
+def test_eval_of_a_checkpoint_written_by_other_ranks(run_of: RunOf, tiny_world: TinyWorld, tmp_path: Path) -> None:
     succeed(
         "eval",
-        f"checkpoint={tmp_path / 'run'}",
+        f"checkpoint={run_of(2, 'tp2_pp2')}",
         f"data={tiny_world.held_out}",
         f"out={tmp_path / 'eval'}",
         "limit=20",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from recipes.run_files import read_lines
 from recipes.run_folder import BASE, DEMO_HELD_OUT, DEMO_POOL
@@ -45,6 +48,18 @@ class TinyWorld:
             "train", "recipe=tiny", f"model={self.base}", f"data={self.pool}", f"out={out}", "steps=3",
             "prompts_per_step=8", "samples_per_prompt=8", "micro_batch_tokens=512", "actor.threads=1", *overrides,
         ]  # fmt: skip
+
+    def finished_run(self, out: Path) -> list[str]:
+        """Put a finished run of one step at `out`: a copy of one that is made once. Returns its command's words."""
+        made = self.root / "finished_run"
+        with FileLock(self.root / "finished_run.lock"):
+            if not made.exists():
+                unfinished = self.root / "unfinished_run"
+                shutil.rmtree(unfinished, ignore_errors=True)
+                succeed(*self.train_words(unfinished, "steps=1"))
+                unfinished.rename(made)
+        shutil.copytree(made, out)
+        return self.train_words(out, "steps=1")
 
 
 def environment() -> dict[str, str]:
