@@ -9,6 +9,8 @@ NEMO_LOCK := requirements/nemo.lock
 NEMO_TESTS := tests/crossthink tests/reward_server/protocols/test_protocol_aligner.py $(addprefix tests/recipes/, \
 	actors models rollout test_environment.py test_convert_nemo.py test_train_aligner.py test_train_aligner_ppo.py)
 NEMO_MORE := tests/conf tests/data_prep tests/reward_server tests/recipes/rl
+# Files in their order: pytest-xdist would leave those with few tests, which are the longest, to the end.
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
@@ -50,11 +52,11 @@ demo: venv
 test: test-main test-nemo
 
 test-main: venv
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # With `make venv` too: NeMo-Aligner's engine is held to the Megatron engine's numbers.
 test-nemo: nemo venv
-	$(NEMO_VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(NEMO_TESTS)
+	$(NEMO_VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(NEMO_TESTS)
 
 # ALIGNER_EXAMPLES=DIR: the folder `examples` of NeMo-Aligner 0.7.0's sources, for its own trainers.
 test-slow: venv nemo

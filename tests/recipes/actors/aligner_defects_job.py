@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from aligner_job import BATCH, CHILD_LIMIT_S, SEQUENCE, actor_config, build, run_actor
+from aligner_job import BATCH, CHILD_LIMIT_S, SEQUENCE, actor_config, build, end_fork, run_actor
 
 from recipes.actors.aligner.cpu import redirect_to_cpu
 from recipes.actors.aligner.defects import DEFECTS, TRT_LLM
@@ -158,7 +158,7 @@ def main(folder: Path) -> None:
                 try:
                     _child(folder / kind, patch, number)
                 finally:
-                    os._exit(0)
+                    end_fork(0)
             os.waitpid(child, 0)
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import importlib
 import json
+import multiprocessing
 import os
 import signal
 import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -173,8 +174,16 @@ def _ranks(folder: Path) -> None:
                 _rank(folder, rank)
                 code = 0
             finally:
-                os._exit(code)
+                end_fork(code)
     sys.exit(max(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+
+
+def end_fork(code: int) -> NoReturn:
+    """End a forked process, and the server of queues that megatron-core's own saving has started in it."""
+    for process in multiprocessing.active_children():
+        process.kill()
+        process.join()
+    os._exit(code)
 
 
 def _rank(folder: Path, rank: int) -> None:
@@ -213,7 +222,7 @@ def _without(folder: Path, names: Sequence[str]) -> None:
             try:
                 _child(folder, name, number)
             finally:
-                os._exit(0)
+                end_fork(0)
         os.waitpid(child, 0)
 
 
