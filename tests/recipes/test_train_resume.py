@@ -13,7 +13,7 @@ from crossthink.errors import EXIT_RESUMABLE
 
 
 def test_sigterm_saves_and_exits_75(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    words = ("steps=3", "actor.data_parallel=2")
+    words = ("steps=4", "actor.data_parallel=2")
     out = tmp_path / "stopped"
     with started(*tiny_world.train_words(out, *words)) as process:
         wait_for_steps(out, 1, process)
@@ -26,7 +26,7 @@ def test_sigterm_saves_and_exits_75(tiny_world: TinyWorld, tmp_path: Path) -> No
     succeed(*tiny_world.train_words(out, *words, "resume=true"))
     straight = tmp_path / "straight"
     succeed(*tiny_world.train_words(straight, *words))
-    assert_equal_runs(straight, out, 3)
+    assert_equal_runs(straight, out, 4)
 
 
 def test_a_finished_run_says_so(tiny_world: TinyWorld, tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def test_a_small_one_does_not_wait_for_all_of_a_large_one():
 
 
 def test_a_large_one_is_not_put_off_for_ever():
-    # Due after 20 ms more than it has waited: of many that come after it, only the first ones overtake.
+    # The others come with it and are due 19 ms earlier, more than a stall on the way: they overtake it, and it ends.
     heard = run(("L", 20, 40), *((name, 1, 4) for name in "abcdefghij"))
     assert heard.index("a") < heard.rindex("L") and len(heard) == 81
 
