@@ -6,8 +6,10 @@ With random weights of Qwen2.5's 0.5B and 1.5B shapes: optimizer steps and log-p
 training runs them, on 32 sequences of 256 prompt and 768 response tokens; in bfloat16 and, where Transformer Engine is
 there, in FP8; with and without recomputation. Each case is a process of its own, so that its peak memory is its own.
 The loss is the mean negative log-likelihood of the responses, which repeated steps lower. Then, in float32 on a small
-model, log-probs and gradient norm against transformers. Prints a table and writes JSON; the exit code is 1 where a case
-fails or parity is missed. Without a GPU a small shape takes their place, and it says what was left out.
+model, log-probs and gradient norm against transformers. Where TensorRT-LLM is installed, its engine (docs/trtllm.md)
+generates with the 0.5B shape, is refitted through files, and both times its log-probs are held to transformers'. Prints
+a table and writes JSON; the exit code is 1 where a case fails or parity is missed. Without a GPU a small shape takes
+their place, and it says what was left out.
 
 tokens/s counts prompt and response tokens. MFU counts model FLOPs (`recipes/models/flops.py`); HFU also what the
 backward pass computes again.
@@ -16,6 +18,7 @@ backward pass computes again.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import json
 import os
 import statistics
@@ -36,6 +39,7 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 STEPS = 3  # timed, after one that warms up
 LR = 1e-4
 PARITY = {"log_prob_difference": 1e-4, "grad_norm_difference": 1e-4}  # the second relative; on a CPU: 1e-6 and 7e-6
+ROLLOUT = {"log_prob_difference": 0.05, "log_prob_difference_after_refit": 0.05}  # means, in bfloat16; untried
 CASE_SECONDS = 1200
 
 
@@ -102,6 +106,9 @@ def main() -> int:
     parser.add_argument("--case", help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     words = parser.parse_args()
+    if words.case == "rollout":
+        print(json.dumps(rollout(Path(words.folder))))
+        return 0
     if words.case:
         measure = parity if words.case == "parity" else partial(speed, Case(*words.case.split("/")))
         print(json.dumps(alone(measure, Path(words.folder))))
@@ -116,6 +123,10 @@ def main() -> int:
     device = torch.cuda.get_device_name() if gpu else f"CPU ({cpu_model()}, {os.cpu_count()} cores)"
     fp8 = gpu and has_transformer_engine() and torch.cuda.get_device_capability() >= (8, 9)
     cases, left_out = plan(gpu, fp8)
+    missing = [name for name in ("tensorrt_llm", "ray") if importlib.util.find_spec(name) is None]
+    generates = gpu and not missing
+    if not generates:
+        left_out.append(f"rollouts with TensorRT-LLM ({'no GPU' if not gpu else f'no {missing[0]} here'})")
     print(f"{device}, torch {torch.__version__}\n")
     rows, failed = [], []
     print("\n".join(table_head()), flush=True)
@@ -130,16 +141,28 @@ def main() -> int:
             failed += [case.name] * ("error" in row)
             print(table_row(row), flush=True)
         equal = in_its_own_process("parity", Path(scratch) / "parity")
-    missed = "error" in equal or any(equal[name] > limit for name, limit in PARITY.items())
+        served = in_its_own_process("rollout", Path(scratch) / "0.5B") if generates else None
+    missed = out_of(equal, PARITY)
     print(f"\nfloat32 against transformers: {json.dumps(equal)} ({'MISSED' if missed else 'equal'})")
+    if served:
+        missed |= out_of(served, ROLLOUT)
+        print(f"TensorRT-LLM: {json.dumps(served)} ({'MISSED' if out_of(served, ROLLOUT) else 'equal'})")
     if left_out:
         print(f"Left out: {'; '.join(left_out)}.")
     write_json(
         Path(words.out),
-        {"device": device, "torch": torch.__version__, "cases": rows, "parity": equal, "left_out": left_out},
-    )
+        {
+            "device": device, "torch": torch.__version__, "cases": rows, "parity": equal, "rollout": served,
+            "left_out": left_out,
+        },
+    )  # fmt: skip
     print(f"Written to {words.out}.")
     return 1 if failed or missed else 0
+
+
+def out_of(found: dict[str, Any], limits: dict[str, float]) -> bool:
+    """Whether a check failed, or found more than is allowed."""
+    return "error" in found or any(found[name] > limit for name, limit in limits.items())
 
 
 def in_its_own_process(case: str, folder: Path) -> dict[str, Any]:
@@ -241,6 +264,16 @@ def parity(mesh: Any, folder: Path) -> dict[str, float]:
         "log_prob_difference": max(float((a - b).abs().max()) for a, b in zip(found, wanted, strict=True)),
         "grad_norm_difference": abs(result.grad_norm - norm) / norm,
     }
+
+
+def rollout(folder: Path) -> dict[str, float]:
+    """TensorRT-LLM's engine on the 0.5B shape; see gpu_rollout.py."""
+    import gpu_rollout
+
+    shape = SHAPES["0.5B"]
+    write_random_model(shape, folder)
+    prompts = [tuple(sample.token_ids[: shape.prompt]) for sample in random_samples(shape)]
+    return gpu_rollout.measure(folder, prompts, shape.response, shape.vocabulary)
 
 
 def write_random_model(shape: Shape, folder: Path) -> None:

@@ -39,17 +39,19 @@ def main() -> int:
 def run(case: dict[str, Any], turns: Turns, mesh: Any) -> None:
     """Steps of the training loop, as long as there are turns."""
     from recipes.rl.records import PhaseClock
-    from recipes.rl.step import collect, update
+    from recipes.rl.step import collect, refit, update
 
     config = train_config(case)
     parts = build_parts(case, config, mesh)
-    parts.engine.refit(parts.actor.weights(), version=0)
+    parts.engine.refit(parts.actor.weights, version=0)
     step, seconds = 0, None
     while turns.go_on(seconds):
         step, clock = step + 1, PhaseClock()
         batch, _ = collect(config, parts, step, clock)
-        assert all(len(sample.response.token_ids) == case["response_tokens"] for sample in batch.samples)
+        lengths = [len(sample.response.token_ids) for sample in batch.samples]
+        assert case["stop_ids"] or set(lengths) == {case["response_tokens"]}
         update(config, parts, step, batch, clock)
+        refit(parts, step, clock)
         seconds = {PHASES.get(name, name): value for name, value in clock.seconds.items()} | {"total": clock.total}
 
 
@@ -57,7 +59,8 @@ def train_config(case: dict[str, Any]) -> Any:
     """The config of a run of this case."""
     from conf.actor import OptimizerConfig
     from conf.algorithm import AlgorithmConfig
-    from conf.train import RolloutConfig, TrainConfig
+    from conf.rollout import RolloutConfig
+    from conf.train import TrainConfig
 
     return TrainConfig(
         prompts_per_step=case["prompts"],
@@ -96,7 +99,7 @@ def build_parts(case: dict[str, Any], config: Any, mesh: Any) -> Any:
         temperature=config.sampling.temperature,
         top_p=config.sampling.top_p,
         max_tokens=config.max_response_tokens,
-        stop_ids=(),
+        stop_ids=tuple(case["stop_ids"]),
         vocabulary=actor.vocabulary,
         seed=config.seed,
         step=0,

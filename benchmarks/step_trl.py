@@ -64,7 +64,7 @@ def trainer(case: dict[str, Any], turns: Turns, scratch: str) -> Any:
             made.watch = Stopwatch()
 
     def reward_function(completions: list[str], completion_ids: list[list[int]], **_: Any) -> list[float]:
-        assert all(len(ids) == case["response_tokens"] for ids in completion_ids)
+        assert case["stop_ids"] or all(len(ids) == case["response_tokens"] for ids in completion_ids)
         return [reward(text) for text in completions]
 
     samples = case["prompts"] * case["group"]
@@ -88,8 +88,8 @@ def trainer(case: dict[str, Any], turns: Turns, scratch: str) -> Any:
         top_k=0,
         beta=case["kl"],
         loss_type="grpo",
-        # No id ends a response, and no logits processor is spent on it.
-        generation_kwargs={"eos_token_id": None},
+        # Where no id ends a response, no logits processor is spent on it.
+        generation_kwargs={"eos_token_id": case["stop_ids"] or None},
         logging_strategy="no",
         save_strategy="no",
         report_to="none",
@@ -105,7 +105,7 @@ def trainer(case: dict[str, Any], turns: Turns, scratch: str) -> Any:
         processing_class=AutoTokenizer.from_pretrained(case["folder"]),
         callbacks=[Pace()],
     )
-    made.eos_token_ids = [-1]
+    made.eos_token_ids = case["stop_ids"] or [-1]
     return made
 
 

@@ -34,7 +34,11 @@ class Model:
 
 @dataclass(frozen=True)
 class Case:
-    """What one step does. `micro_batch` and `generation_batch` count samples."""
+    """What one step does. `micro_batch` and `generation_batch` count samples.
+
+    With `mean_tokens` so many ids end a response that it has about that many tokens, and at most `response_tokens`:
+    with random weights any token may be the last, so lengths are long-tailed (geometric). Without, none ends one.
+    """
 
     model: Model
     prompts: int
@@ -46,6 +50,7 @@ class Case:
     group: int = 8
     lr: float = 1e-5
     threads: int = 2
+    mean_tokens: int | None = None
 
     @property
     def samples(self) -> int:
@@ -53,7 +58,7 @@ class Case:
 
     @property
     def tokens(self) -> int:
-        """Prompt and response tokens of a step."""
+        """Prompt and response tokens of a step, at most."""
         return self.samples * (self.prompt_tokens + self.response_tokens)
 
     def texts(self) -> list[str]:
@@ -99,7 +104,7 @@ def started(system: str, case: Case, folder: Path) -> Iterator[Worker]:
         folder: of the model.
     """
     python = sys.executable if system == "ours" else str(trl_python())
-    facts = asdict(case) | {"folder": str(folder), "texts": case.texts()}
+    facts = asdict(case) | {"folder": str(folder), "texts": case.texts(), "stop_ids": stop_ids(case, folder)}
     # As `crossthink` does, and for both: OpenMP threads that spin while they wait make a busy machine much slower.
     environment = os.environ | {"OMP_NUM_THREADS": str(case.threads), "GOMP_SPINCOUNT": "10000"}
     with tempfile.TemporaryFile("w+") as errors:
@@ -119,6 +124,14 @@ def started(system: str, case: Case, folder: Path) -> Iterator[Worker]:
             process.kill()  # of a process that has ended this does nothing
             process.wait()
             process.stdout.close()
+
+
+def stop_ids(case: Case, folder: Path) -> list[int]:
+    """The ids that end a response: the last of the vocabulary, as many as `mean_tokens` asks for."""
+    if case.mean_tokens is None:
+        return []
+    vocabulary = json.loads((folder / "config.json").read_text("utf-8"))["vocab_size"]
+    return list(range(vocabulary - round(vocabulary / case.mean_tokens), vocabulary))
 
 
 def take_turns(workers: Sequence[Worker], turns: int, steps: int) -> list[dict[str, float]]:

@@ -22,8 +22,9 @@ from crossthink.errors import ConfigError, did_you_mean
 CONF = Path(__file__).parent
 # Keys whose value is a path or an address: taken literally, because Hydra's grammar refuses "=", "(" and blanks.
 PATH_KEYS = re.compile(
-    r"^(out|data|run|checkpoint|path|model\.path|eval\.data|reward\.token|token|sources\.\w+\.path"
-    r"|decontaminate\.path|prompts\.folder|prompts\.tokenizer|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri)$"
+    r"^(out|data|run|checkpoint|path|model\.path|eval\.data|((reward|rollout)\.)?token|sources\.\w+\.path"
+    r"|served_name|(rollout\.)?weights_dir|decontaminate\.path|prompts\.folder|prompts\.tokenizer"
+    r"|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri)$"
 )
 # Keys below a dictionary: a config dataclass does not list them.
 _BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|(reward\.)?shaping\.source_weights)"
@@ -38,6 +39,8 @@ def options(group: str, schema: type = TrainConfig) -> list[str]:
     files = {path.stem for path in (CONF / group).glob("*.yaml")}
     if group == "recipe" and not issubclass(schema, TrainConfig):
         files = set()  # every recipe in a file is one of training
+    if group == "rollout" and not issubclass(schema, TrainConfig):
+        files = {"local"}  # servers belong to training
     if group == "recipe" and schema is DemoConfig:
         files = {"tiny"}
     return sorted(files | presets(schema).get(group, {}).keys())
@@ -58,12 +61,16 @@ def resolve(command: str, schema: type, overrides: Sequence[str]) -> Any:
         ConfigError: an unknown key or option (naming the nearest), a value of the wrong type, or a missing one.
     """
     words = []
+    folder = None
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key.startswith(("+", "~")):
             raise ConfigError(f"'{override}' is not of the form key=value.")
         _check_known(command, schema, key, value)
-        words += _literal(key, value)
+        if key == "model" and "model.name" not in set(keys(schema)):
+            folder = value  # conf/model/ makes `model` a group to Hydra's grammar, whatever the schema says
+        else:
+            words += _literal(key, value)
     if any(word.startswith("++blend.weights=") for word in words) and not any(w.startswith("blend=") for w in words):
         words.insert(0, "blend=custom")  # weights given whole stand alone, not on top of the default blend's
     register(schema)
@@ -74,6 +81,8 @@ def resolve(command: str, schema: type, overrides: Sequence[str]) -> Any:
             composed = compose(f"{command}_{SCHEMA}", overrides=words)
         with open_dict(composed):
             composed.pop("defaults", None)
+        if folder is not None:
+            composed.model = _escaped(folder)
         missing = sorted(OmegaConf.missing_keys(composed))
         if missing:
             key = missing[0].removesuffix(".name")  # a group that was not chosen lacks its name

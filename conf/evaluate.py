@@ -8,7 +8,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from conf.reward import RewardConfig
-from conf.train import RolloutConfig
+from conf.rollout import LocalRolloutConfig
 
 
 @dataclass
@@ -31,5 +31,5 @@ class EvalConfig:
     """Responses are cut off here."""
     threads: int | None = None
     """CPU threads; null takes all cores."""
-    rollout: RolloutConfig = field(default_factory=RolloutConfig)
+    rollout: LocalRolloutConfig = field(default_factory=LocalRolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)

@@ -11,6 +11,7 @@ from conf.actor import ActorConfig, OptimizerConfig
 from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.blend import BlendConfig
 from conf.reward import RewardConfig
+from conf.rollout import RolloutConfig
 
 
 @dataclass
@@ -39,16 +40,6 @@ class WarmStartConfig:
     """Peak learning rate: linear warm-up, cosine to a tenth."""
     right_share: float = 0.4
     """Share of worked examples that follow the right procedure; the others make the task's one slip."""
-
-
-@dataclass
-class RolloutConfig:
-    """The local engine: transformers with a KV cache, in the actor's processes."""
-
-    name: str = "local"
-    """local."""
-    batch_size: int = 512
-    """Samples that one rank generates side by side."""
 
 
 @dataclass

@@ -7,6 +7,7 @@ from typing import Any
 
 from conf.algorithm import ALGORITHMS, AVERAGES, KL_ESTIMATORS, KL_PLACES, AlgorithmConfig
 from conf.compose import options
+from conf.rollout import ENGINES, KV_DTYPES, TRANSPORTS
 from conf.train import BEST_METRICS, TrainConfig
 from crossthink.errors import ConfigError
 
@@ -15,6 +16,9 @@ ONLY_OF = {
     "grpo": ("divide_by_std", "dynamic_sampling"),
     "ppo": ("gamma", "gae_lambda", "value_clip", "whiten"),
 }
+
+# Options of `rollout` that nothing but servers has.
+ONLY_WITH_SERVERS = ("lag", "overlap_log_probs", "colocated", "uncorrected")
 
 
 def check_algorithm(config: TrainConfig) -> None:
@@ -77,6 +81,69 @@ def check_checkpoint(config: TrainConfig) -> None:
             raise ConfigError(
                 f"checkpoint.best={checkpoint.best} needs eval.every=N: without evaluations there is no best."
             )
+
+
+def check_rollout(config: TrainConfig) -> None:
+    """Refuse rollout servers, and ways of using them, that cannot work.
+
+    Raises:
+        ConfigError: names key, value and what is allowed.
+    """
+    rollout = config.rollout
+    for key, value, allowed in (
+        ("rollout", rollout.name, ENGINES),
+        ("rollout.transport", rollout.transport, TRANSPORTS),
+        ("rollout.trtllm.kv_cache_dtype", rollout.trtllm.kv_cache_dtype, KV_DTYPES),
+        ("rollout.lag", rollout.lag, (0, 1)),
+    ):
+        if value not in allowed:
+            raise ConfigError(f"{key}={value} is not allowed. Allowed: {', '.join(map(str, allowed))}.")
+    if rollout.url and rollout.servers and rollout.name == "local":
+        raise ConfigError(
+            f"rollout.servers={rollout.servers} starts own servers, and rollout.url={rollout.url} names others. "
+            "Drop one of the two."
+        )
+    if rollout.token is not None and not rollout.url:
+        raise ConfigError("rollout.token is the secret of the servers in rollout.url, which is empty. Drop it.")
+    if not (rollout.url or rollout.servers):
+        if rollout.name == "trtllm":
+            raise ConfigError(
+                "rollout=trtllm runs in servers: give rollout.servers=N, or rollout.url=[...] of those that run."
+            )
+        for key in ONLY_WITH_SERVERS:
+            if value := getattr(rollout, key):
+                raise ConfigError(f"rollout.{key}={value} needs rollout.servers=N or rollout.url=[...].")
+    if rollout.lag:
+        _check_lag(config)
+    if rollout.overlap_log_probs:
+        _check_overlap(config)
+
+
+def _check_lag(config: TrainConfig) -> None:
+    algorithm, rollout = config.algorithm, config.rollout
+    if algorithm.importance_cap is None and not rollout.uncorrected:
+        raise ConfigError(
+            "rollout.lag=1 trains on rollouts of the weights before: set algorithm.importance_cap=2.0 (truncated "
+            "importance sampling), or rollout.uncorrected=true to see what happens without."
+        )
+    for key, value in (
+        ("algorithm.dynamic_sampling", algorithm.dynamic_sampling),
+        ("rollout.colocated", rollout.colocated),
+        ("rollout.overlap_log_probs", rollout.overlap_log_probs),
+    ):
+        if value:
+            raise ConfigError(f"{key}={value} does not go with rollout.lag=1. Drop one of the two.")
+
+
+def _check_overlap(config: TrainConfig) -> None:
+    if config.algorithm.kl == 0:
+        raise ConfigError("rollout.overlap_log_probs=true has no use with algorithm.kl=0, without a reference policy.")
+    for key, value in (
+        ("algorithm.dynamic_sampling", config.algorithm.dynamic_sampling),
+        ("rollout.colocated", config.rollout.colocated),
+    ):
+        if value:
+            raise ConfigError(f"{key}={value} does not go with rollout.overlap_log_probs=true. Drop one of the two.")
 
 
 def check_model(config: TrainConfig) -> None:
@@ -143,7 +210,7 @@ def _installed(package: str) -> bool:
 
 def _ranges(config: TrainConfig) -> tuple[tuple[str, Any, float, float], ...]:
     """(key, value, least, most); a value of None is not checked."""
-    algorithm, critic = config.algorithm, config.critic
+    algorithm, critic, rollout = config.algorithm, config.critic, config.rollout
     return (
         ("algorithm.kl", algorithm.kl, 0.0, 100.0),
         ("algorithm.clip", algorithm.clip, 0.0, 1.0),
@@ -160,5 +227,13 @@ def _ranges(config: TrainConfig) -> tuple[tuple[str, Any, float, float], ...]:
         ("critic.clip_grad", critic.clip_grad, 0.0, 1e9),
         ("critic.port", critic.port, 1, 65535),
         ("critic.deadline_s", critic.deadline_s, 0.1, 604800.0),
+        ("rollout.batch_size", rollout.batch_size, 1, 10**6),
+        ("rollout.servers", rollout.servers, 0, 1024),
+        ("rollout.bucket_mb", rollout.bucket_mb, 0.001, 4096.0),
+        ("rollout.deadline_s", rollout.deadline_s, 0.1, 604800.0),
+        ("rollout.refit_deadline_s", rollout.refit_deadline_s, 0.1, 604800.0),
+        ("rollout.outage_limit_s", rollout.outage_limit_s, 0.1, 604800.0),
+        ("rollout.mismatch_band", rollout.mismatch_band, 0.0, 100.0),
+        ("rollout.max_mismatch", rollout.max_mismatch, 0.0, 100.0),
         ("optimizer.max_skipped", config.optimizer.max_skipped, 1, 10**6),
     )

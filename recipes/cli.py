@@ -35,6 +35,11 @@ COMMANDS = {
         explain="reward_server.explaining.command",
     ),
     "train": Command("conf.train:TrainConfig", "recipes.train", "GRPO, PPO; starts its own workers and reward server"),
+    "serve-rollout": Command(
+        "conf.rollout:ServeRolloutConfig",
+        "recipes.serve_rollout",
+        "generate over HTTP, refitted by a run; OpenAI API",
+    ),
     "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "greedy accuracy of a checkpoint on a pool"),
     "convert": Command(
         "conf.convert:ConvertConfig", "recipes.convert", "weights: a run's checkpoint ↔ Hugging Face ↔ megatron-core"

@@ -9,6 +9,7 @@ from typing import Any
 
 from conf.evaluate import EvalConfig
 from conf.reward import RewardConfig
+from conf.rollout import LocalRolloutConfig
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_dir, write_json
@@ -84,7 +85,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
     mesh = join_mesh(1, 1)
     try:
         engine = LocalEngine(folder, mesh.device, config.rollout.batch_size)
-        engine.refit(stored_weights(checkpoint, mesh), version=0)
+        engine.refit(lambda: stored_weights(checkpoint, mesh), version=0)
         params = SamplingParams(
             temperature=0.0,
             top_p=1.0,
@@ -138,6 +139,6 @@ def demo_eval_config(checkpoint: Path, data: Path, config: TrainConfig) -> EvalC
         max_prompt_tokens=config.max_prompt_tokens,
         max_response_tokens=config.max_response_tokens,
         threads=config.actor.threads,
-        rollout=config.rollout,
+        rollout=LocalRolloutConfig(batch_size=config.rollout.batch_size),
         reward=RewardConfig(think_prefilled=config.reward.think_prefilled),
     )

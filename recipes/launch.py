@@ -1,4 +1,4 @@
-"""The processes that `train` starts: its ranks and its reward server. None of them outlives it."""
+"""The processes that `train` starts: its ranks, its reward and rollout servers. None of them outlives it."""
 
 from __future__ import annotations
 
@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from conf.reward import RewardConfig, ShapingConfig
+from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE
 from crossthink.procs import free_port, stop
-from recipes.own_server import PARENT, OwnRewardServer, tail
+from recipes.own_server import PARENT, OwnRewardServer, OwnRolloutServer, tail
 from reward_server.client import RewardClient
 
 POLL_S = 0.1
 GRACE_S = 15.0
 REWARD_URLS = "CROSSTHINK_REWARD_URLS"
+ROLLOUT_URLS = "CROSSTHINK_ROLLOUT_URLS"
 CRITIC_URL = "CROSSTHINK_CRITIC_URL"
 
 
@@ -38,6 +40,35 @@ def reward_servers(config: RewardConfig, log: Path) -> Iterator[list[str]]:
         return
     with OwnRewardServer(config, log) as server:
         yield [server.url]
+
+
+@contextlib.contextmanager
+def rollout_servers(config: TrainConfig, model: Path) -> Iterator[list[str]]:
+    """The addresses in `rollout.url`, those of own servers which live as long as the block, or none.
+
+    Args:
+        config: the run's.
+        model: folder of the model's config and tokenizer.
+
+    Raises:
+        UserError: an own server did not start; shows the end of its log.
+    """
+    rollout = config.rollout
+    if rollout.url or not rollout.servers:
+        yield list(rollout.url)
+        return
+    threads = max(1, (os.cpu_count() or 1) // rollout.servers)
+    with contextlib.ExitStack() as stack:
+        servers = [
+            OwnRolloutServer(config, model, Path(config.out) / "logs" / f"rollout_server_{number}.log", threads)
+            for number in range(rollout.servers)
+        ]
+        for server in servers:
+            server.launch()
+            stack.callback(server.end)
+        for server in servers:
+            stack.enter_context(server)
+        yield [server.url for server in servers]
 
 
 def reward_client(config: RewardConfig, urls: Sequence[str]) -> RewardClient:
@@ -57,7 +88,9 @@ def rules_facts(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def run_ranks(out: Path, world: int, urls: Sequence[str], critic_url: str | None = None) -> int:
+def run_ranks(
+    out: Path, world: int, urls: Sequence[str], critic_url: str | None = None, rollout_urls: Sequence[str] = ()
+) -> int:
     """Start `world` ranks of the run in `out` on this machine, with the servers at these addresses, and wait for them.
 
     SIGINT and SIGTERM are passed on once, as SIGTERM: the ranks finish their step, save and exit 75. When one rank
@@ -73,6 +106,7 @@ def run_ranks(out: Path, world: int, urls: Sequence[str], critic_url: str | None
         "WORLD_SIZE": str(world),
         PARENT: str(os.getpid()),
         REWARD_URLS: json.dumps(list(urls)),
+        ROLLOUT_URLS: json.dumps(list(rollout_urls)),
         **({} if critic_url is None else {CRITIC_URL: critic_url}),
     }
     ranks: list[subprocess.Popen] = []

@@ -1,4 +1,4 @@
-"""The reward server that a run starts for itself: started again when it ends, and loud when that does not help."""
+"""Servers that a run starts for itself: started again when they end, and loud when that does not help."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from typing import Any
 import httpx
 
 from conf.reward import RewardConfig
+from conf.rollout import ServeRolloutConfig
+from conf.train import TrainConfig
 from crossthink.errors import UserError
 from crossthink.procs import stop
 
@@ -26,36 +29,52 @@ START_S = 60.0
 POLL_S = 0.1
 MOST_RESTARTS = 3
 """Restarts in a row, none of which served a request, before the run is told to end."""
+ROLLOUT_START_S = {"local": 120.0, "trtllm": 1800.0}
+"""Seconds until a rollout server must answer, by engine: TensorRT-LLM compiles and captures graphs first."""
 LOOK_S = 0.5
 """Pause between two questions to the server whether it has served anything yet."""
-SERVED = re.compile(r'^crossthink_reward_requests_total\{.*code="200".*\} (?!0\.0$)', re.MULTILINE)
 
 
-class OwnRewardServer:
-    """A reward server process that is started again, on the same port, whenever it ends before the block does.
+class OwnServer:
+    """A server process that is started again, on the same port, whenever it ends before the block does.
 
     After `MOST_RESTARTS` in vain its port answers every request with 410 and the end of its log, so that whoever
     asks, in whatever process, fails at once and says why.
 
     Args:
-        config: what it judges by, and its workers.
+        what: how messages call it.
+        words: `crossthink`'s command and its settings, but for the port.
+        served: found in its `/metrics` once it has served a request.
         log: where its output is appended.
+        start_s: seconds until it must answer.
     """
 
-    def __init__(self, config: RewardConfig, log: Path):
-        shaping = [f"shaping.{key}={_word(value)}" for key, value in asdict(config.shaping).items()]
-        self._words = [f"match={config.match}", f"workers={config.workers}", *shaping]
+    def __init__(self, what: str, words: Sequence[str], served: re.Pattern[str], log: Path, start_s: float = START_S):
+        self._what = what
+        self._words = list(words)
+        self._served_pattern = served
+        self._start_s = start_s
         self._log = log
+        self._process: subprocess.Popen | None = None
         self._port = 0
         self._starts = 0
         self._ending = threading.Event()
         # This thread starts the server again and ends it: the kernel ends a child with the thread that started it.
-        self._keeper = threading.Thread(target=self._keep, name="reward-server", daemon=True)
+        self._keeper = threading.Thread(target=self._keep, name=what, daemon=True)
 
-    def __enter__(self) -> OwnRewardServer:
+    def launch(self) -> None:
+        """Start the process without waiting for it; entering the block waits. Several then get ready side by side."""
         self._scratch = tempfile.TemporaryDirectory()
         try:
             self._process = self._start()
+        except BaseException:
+            self._scratch.cleanup()
+            raise
+
+    def __enter__(self) -> OwnServer:
+        if self._process is None:
+            self.launch()
+        try:
             try:
                 self._port = self._wait_until_up()
             except BaseException:
@@ -66,6 +85,12 @@ class OwnRewardServer:
             raise
         self._keeper.start()
         return self
+
+    def end(self) -> None:
+        """End a process that was launched; leaving the block does it too."""
+        if self._process is not None:
+            stop(self._process)
+        self._scratch.cleanup()
 
     def __exit__(self, *_: object) -> None:
         self._ending.set()
@@ -82,7 +107,7 @@ class OwnRewardServer:
         self._port_file = Path(self._scratch.name) / f"port-{self._starts}"
         with open(self._log, "a", encoding="utf-8") as output:
             return subprocess.Popen(
-                [sys.executable, "-m", "recipes.cli", "serve-reward", *self._words, f"port={self._port}"],
+                [sys.executable, "-m", "recipes.cli", *self._words, f"port={self._port}"],
                 env={**os.environ, PARENT: str(os.getpid()), "CROSSTHINK_PORT_FILE": str(self._port_file)},
                 stdout=output,
                 stderr=output,
@@ -91,14 +116,14 @@ class OwnRewardServer:
             )
 
     def _wait_until_up(self) -> int:
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + self._start_s
         while time.monotonic() < deadline and not self._ending.is_set():
             if self._port_file.is_file():
                 return int(self._port_file.read_text())
             if self._process.poll() is not None:
-                raise UserError(f"The reward server ended with code {self._process.returncode}: {tail(self._log)}")
+                raise UserError(f"The {self._what} ended with code {self._process.returncode}: {tail(self._log)}")
             time.sleep(POLL_S)
-        raise UserError(f"The reward server did not answer within {START_S:g} s: {tail(self._log)}")
+        raise UserError(f"The {self._what} did not answer within {self._start_s:g} s: {tail(self._log)}")
 
     def _keep(self) -> None:
         """Start the server again as often as it ends, and end it with the block."""
@@ -114,11 +139,11 @@ class OwnRewardServer:
                 code = self._process.returncode
                 if restarts == MOST_RESTARTS:
                     self._answer_in_its_place(
-                        f"this run's own reward server ended once more (code {code}), after {restarts} restarts in a "
+                        f"this run's own {self._what} ended once more (code {code}), after {restarts} restarts in a "
                         f"row that served no request. The end of {self._log}:\n{tail(self._log)}"
                     )
                     return
-                _say(f"the reward server ended with code {code} and is started again (its log: {self._log})")
+                _say(f"the {self._what} ended with code {code} and is started again (its log: {self._log})")
                 self._ending.wait(restarts)
                 restarts += 1
                 self._start_again()
@@ -139,7 +164,7 @@ class OwnRewardServer:
             page = httpx.get(self.url + "/metrics", timeout=5.0, trust_env=False)
         except httpx.TransportError:
             return False  # it may just have ended, which `_keep` sees next
-        return bool(SERVED.search(page.text))
+        return bool(self._served_pattern.search(page.text))
 
     def _answer_in_its_place(self, why: str) -> None:
         """Refuse every request until the block ends."""
@@ -155,10 +180,59 @@ class OwnRewardServer:
             server.shutdown()
 
 
+class OwnRewardServer(OwnServer):
+    """A run's own reward server.
+
+    Args:
+        config: what it judges by, and its workers.
+        log: where its output is appended.
+    """
+
+    def __init__(self, config: RewardConfig, log: Path):
+        shaping = [f"shaping.{key}={_word(value)}" for key, value in asdict(config.shaping).items()]
+        words = ["serve-reward", f"match={config.match}", f"workers={config.workers}", *shaping]
+        super().__init__("reward server", words, _served("crossthink_reward_requests"), log)
+
+
+class OwnRolloutServer(OwnServer):
+    """A run's own rollout server, which generates nothing until a refit.
+
+    Args:
+        config: the run's.
+        model: folder of the model's config and tokenizer.
+        log: where its output is appended.
+        threads: CPU threads.
+    """
+
+    def __init__(self, config: TrainConfig, model: Path, log: Path, threads: int):
+        rollout = config.rollout
+        words = [
+            "serve-rollout",
+            f"model={model}",
+            "weights=refit",
+            f"engine={rollout.name}",
+            f"batch_size={rollout.batch_size}",
+            f"threads={threads}",
+            f"max_prompt_tokens={config.max_prompt_tokens}",
+            f"max_total_tokens={config.max_prompt_tokens + config.max_response_tokens}",
+            f"max_queue={max(ServeRolloutConfig.max_queue, 2 * config.prompts_per_step * config.samples_per_prompt)}",
+            f"refit_deadline_s={rollout.refit_deadline_s!r}",
+            *([] if rollout.weights_dir is None else [f"weights_dir={rollout.weights_dir}"]),
+            *(f"trtllm.{key}={value!r}" for key, value in asdict(rollout.trtllm).items()),
+        ]
+        start_s = ROLLOUT_START_S[rollout.name]
+        super().__init__("rollout server", words, _served("crossthink_rollout_http_requests"), log, start_s)
+
+
 def tail(log: Path, lines: int = 15) -> str:
     """The last lines of a log."""
     text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
     return "\n".join(text.splitlines()[-lines:]) or "(it said nothing)"
+
+
+def _served(counter: str) -> re.Pattern[str]:
+    """Matches a page of metrics on which this counter of requests says that one was answered well."""
+    return re.compile(rf'^{counter}_total\{{.*code="200".*\}} (?!0\.0$)', re.MULTILINE)
 
 
 def _refusing(why: str) -> type[http.server.BaseHTTPRequestHandler]:

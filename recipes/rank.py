@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,23 @@ from conf.actor import OptimizerConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
 from crossthink.procs import die_with_parent
-from recipes.launch import CRITIC_URL, REWARD_URLS, reward_client
+from recipes.launch import CRITIC_URL, REWARD_URLS, ROLLOUT_URLS, reward_client
 from recipes.own_critic import rank_log
 from recipes.own_server import PARENT, tail
 from recipes.quiet import quiet_libraries
 from recipes.run_folder import held_out_pool, model_folder, read_config, training_pool
 
 
-def run_rank(config: TrainConfig, urls: list[str], critic_url: str | None = None) -> None:
+def run_rank(
+    config: TrainConfig, urls: list[str], critic_url: str | None = None, rollout_urls: Sequence[str] = ()
+) -> None:
     """Train as the rank that RANK and WORLD_SIZE name (alone where they are unset).
 
     Args:
         config: the run's config; `config.out` is claimed and holds everything that was prepared.
         urls: the reward servers.
         critic_url: the critic server, where there is one.
+        rollout_urls: the rollout servers; none: the ranks generate.
 
     Raises:
         StoppedEarly: stopped on request, resumable.
@@ -42,16 +46,23 @@ def run_rank(config: TrainConfig, urls: list[str], critic_url: str | None = None
 
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
     torch.set_num_threads(config.actor.threads or max(1, (os.cpu_count() or 1) // local_world))
-    # The other ranks wait in a collective while rank 0 waits for the critic server.
-    patience = {} if critic_url is None else {"timeout_s": max(TIMEOUT_S, config.critic.deadline_s + 60.0)}
-    mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel, **patience)
+    # The other ranks wait in a collective while rank 0 waits for the critic server, or twice for rollout servers: until
+    # they are ready for new weights, and until they have them.
+    patience_s = TIMEOUT_S
+    if critic_url is not None:
+        patience_s = max(patience_s, config.critic.deadline_s + 60.0)
+    if rollout_urls:
+        patience_s = max(patience_s, 2 * config.rollout.refit_deadline_s + 120.0)
+    mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel, timeout_s=patience_s)
     try:
-        _train(config, urls, critic_url, mesh)
+        _train(config, urls, critic_url, rollout_urls, mesh)
     finally:
         leave_mesh()
 
 
-def _train(config: TrainConfig, urls: list[str], critic_url: str | None, mesh: Any) -> None:
+def _train(
+    config: TrainConfig, urls: list[str], critic_url: str | None, rollout_urls: Sequence[str], mesh: Any
+) -> None:
     from data_prep.blends import blend_weights
     from data_prep.pool import Pool
     from recipes.models.tokenizer import load_tokenizer, stop_ids
@@ -62,7 +73,6 @@ def _train(config: TrainConfig, urls: list[str], critic_url: str | None, mesh: A
     from recipes.rl.prompts import PromptStream
     from recipes.rl.records import Records
     from recipes.rollout.interface import SamplingParams
-    from recipes.rollout.local.engine import LocalEngine
 
     out, folder = Path(config.out), model_folder(config)
     tokenizer = load_tokenizer(folder)
@@ -83,7 +93,7 @@ def _train(config: TrainConfig, urls: list[str], critic_url: str | None, mesh: A
     first = mesh.rank == 0
     parts = Parts(
         actor=actor,
-        engine=LocalEngine(folder, mesh.device, config.rollout.batch_size),
+        engine=_rollout_engine(config, folder, mesh, rollout_urls),
         prompts=prompts,
         tokenizer=tokenizer,
         params=SamplingParams(
@@ -107,9 +117,19 @@ def _train(config: TrainConfig, urls: list[str], critic_url: str | None, mesh: A
     try:
         train(config, parts, start, state)
     finally:
-        for part in (parts.progress, parts.records, parts.client):
+        for part in (parts.progress, parts.records, parts.client, parts.engine if rollout_urls else None):
             if part:
                 part.close()
+
+
+def _rollout_engine(config: TrainConfig, folder: Path, mesh: Any, urls: Sequence[str]) -> Any:
+    if urls:
+        from recipes.rollout.served import ServedRollouts
+
+        return ServedRollouts(urls, config.rollout)
+    from recipes.rollout.local.engine import LocalEngine
+
+    return LocalEngine(folder, mesh.device, config.rollout.batch_size)
 
 
 def _actor(config: TrainConfig, folder: Path, mesh: Any, tokenizer: Any) -> Any:
@@ -218,7 +238,12 @@ def main() -> int:
     config = read_config(Path(sys.argv[1]))
     assert config is not None
     try:
-        run_rank(config, json.loads(os.environ[REWARD_URLS]), os.environ.get(CRITIC_URL))
+        run_rank(
+            config,
+            json.loads(os.environ[REWARD_URLS]),
+            os.environ.get(CRITIC_URL),
+            json.loads(os.environ[ROLLOUT_URLS]),
+        )
     except UserError as error:
         print(f"crossthink: {error}", file=sys.stderr)
         return error.exit_code

@@ -17,7 +17,14 @@ from recipes import launch, own_critic, prepare
 from recipes.actors.aligner import limits as aligner_limits
 from recipes.actors.mcore.limits import check_batch
 from recipes.actors.megatron import limits as megatron_limits
-from recipes.checks import check_algorithm, check_checkpoint, check_model, check_profile, check_tracking
+from recipes.checks import (
+    check_algorithm,
+    check_checkpoint,
+    check_model,
+    check_profile,
+    check_rollout,
+    check_tracking,
+)
 from recipes.environment import check_environment
 from recipes.models.model_folder import (
     check_model_folder,
@@ -53,7 +60,7 @@ def run(config: TrainConfig) -> int:
     if outside_rank() > 0:  # an outside launcher's other ranks wait in the rendezvous for rank 0's preparations
         from recipes.rank import run_rank
 
-        run_rank(config, [])
+        run_rank(config, [], rollout_urls=config.rollout.url)
         return EXIT_DONE
     out = Path(config.out)
     with locked(out):
@@ -78,12 +85,15 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
     print(blend_plan(config, pool), file=sys.stderr)
     facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), **rules}
     record_manifest(out, facts)
-    with own_critic.critic_server(config, world_size(config)) as critic_url:
+    with (
+        own_critic.critic_server(config, world_size(config)) as critic_url,
+        launch.rollout_servers(config, model_folder(config)) as rollout_urls,
+    ):
         if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
-            return launch.run_ranks(out, world_size(config), urls, critic_url)
+            return launch.run_ranks(out, world_size(config), urls, critic_url, rollout_urls)
         from recipes.rank import run_rank
 
-        run_rank(config, urls, critic_url)
+        run_rank(config, urls, critic_url, rollout_urls)
         return EXIT_DONE
 
 
@@ -99,11 +109,11 @@ def check(config: TrainConfig) -> None:
     check_profile(config)
     check_tracking(config)
     check_checkpoint(config)
+    check_rollout(config)
     job_end(os.environ)
     _check_shaping(config)
     for key, value, allowed in (
         ("actor", config.actor.name, tuple(LIMITS)),
-        ("rollout", config.rollout.name, ("local",)),
         ("reward.match", config.reward.match, ("equivalent", "exact")),
         ("blend.by", config.blend.by, BY),
     ):
@@ -186,7 +196,6 @@ def _check_numbers(config: TrainConfig) -> None:
         ("actor.pipeline_parallel", config.actor.pipeline_parallel, 1),
         ("actor.data_parallel", config.actor.data_parallel or 1, 1),
         ("actor.threads", config.actor.threads or 1, 1),
-        ("rollout.batch_size", config.rollout.batch_size, 1),
         ("eval.every", config.eval.every, 0),
         ("warm_start.steps", config.warm_start.steps, 1),
         ("seed", config.seed, 0),

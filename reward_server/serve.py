@@ -3,30 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import gc
-import ipaddress
 import math
 import os
-import signal
 import socket
 import subprocess
-import threading
-from pathlib import Path
 
 import uvicorn
 
 from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError, UserError
-from crossthink.files import atomic_file
 from crossthink.procs import die_with_parent, stop
 from reward_server import logs, shaping, triton_child
 from reward_server.app import create_app
 from reward_server.guard import GuardedProtocol
+from reward_server.listening import BACKLOG, announce, bind, end_cleanly, is_loopback
 from reward_server.verdicts import MATCHES
 
-BACKLOG = 2048
-"""Connections that may wait while the server is busy or not yet warm."""
 GC_THRESHOLD = (5_000, 10, 10)
 """Of Python's garbage collector: a batch makes thousands of objects and hardly a cycle."""
 _LEAST = {
@@ -57,10 +50,7 @@ def run(config: ServeRewardConfig) -> None:
     logs.configure()
     with bind(config.host, config.port) as listener:
         server = _Server(config, listener)
-        # uvicorn raises the signal that ended it once more; the default handlers would turn a clean end into a death.
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                signal.signal(number, lambda *_: None)
+        end_cleanly()
         server.run(sockets=[listener])
     if server.failure is not None:
         raise UserError(server.failure)
@@ -85,37 +75,6 @@ def check(config: ServeRewardConfig) -> None:
     if config.token is None and not is_loopback(config.host):
         raise ConfigError(f"host={config.host} can be reached by others: set token=SECRET, or use host=127.0.0.1.")
     triton_child.check(config, not is_loopback(config.host))
-
-
-def is_loopback(host: str) -> bool:
-    """True for an address that only this machine can reach. Names other than localhost do not count."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises ConfigError for a port in use or an address that is not this machine's."""
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as error:
-        raise ConfigError(f"host={host} is no address of this machine ({error.strerror}).") from error
-    listener = socket.socket(family, kind, protocol)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-        listener.listen(BACKLOG)  # at once: two sockets that do not listen yet could share the port
-    except OSError as error:
-        listener.close()
-        if isinstance(error, PermissionError):
-            raise ConfigError(f"Port {port} on {host} may not be used by you. Choose port= above 1023.") from error
-        if error.errno == errno.EADDRINUSE:
-            raise ConfigError(
-                f"Port {port} on {host} is in use. End the other program, or choose another port= or port=0."
-            ) from error
-        raise ConfigError(f"host={host} port={port} cannot be bound: {error.strerror}.") from error
-    return listener
 
 
 class _Server(uvicorn.Server):
@@ -147,14 +106,10 @@ class _Server(uvicorn.Server):
         gc.collect()
         gc.freeze()  # what is there now stays: looking through it again and again would cost 40 ms each time
         gc.set_threshold(*GC_THRESHOLD)
-        port = self._listener.getsockname()[1]
-        self._triton = triton_child.start(self._served, port)
-        if path := os.environ.get("CROSSTHINK_PORT_FILE"):
-            with atomic_file(Path(path)) as handle:
-                handle.write(f"{port}\n")
-        host = f"[{self._served.host}]" if ":" in self._served.host else self._served.host
+        self._triton = triton_child.start(self._served, self._listener.getsockname()[1])
+        url = announce(self._listener, self._served.host)
         rules = self.config.app.state.service.rules_hash
-        print(f"reward server on http://{host}:{port} (rules {rules}, match {self._served.match})", flush=True)
+        print(f"reward server on {url} (rules {rules}, match {self._served.match})", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
         if self._triton is not None and (code := self._triton.poll()) is not None and not self.should_exit:

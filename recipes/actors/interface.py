@@ -54,6 +54,9 @@ class MicroBatch:
     packed_lengths: Sequence[int] | None = None
 
 
+MAXIMUM = "max_"
+"""Begins the names among a loss function's sums of which the largest value counts, not the sum."""
+
 # (log_probs_bt, or a critic's values_bt, with gradient; micro-batch) -> (loss, named sums to add up over micro-batches
 # and ranks). The loss is this micro-batch's part of the global loss: weights that normalise it stand in per_token.
 LossFunction = Callable[[Tensor, MicroBatch], tuple[Tensor, dict[str, Tensor]]]

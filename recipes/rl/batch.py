@@ -40,6 +40,10 @@ class Sample:
         """Whether the response was cut off at the length limit."""
         return self.response.finish_reason == FINISH_LENGTH
 
+    def lag(self, step: int) -> int:
+        """How many steps the weights that drew it are behind those that `step` begins with."""
+        return step - 1 - self.response.weight_version
+
     def to_json(self, step: int) -> dict[str, Any]:
         """The line of `rollouts/step_NNNNNN.jsonl`."""
         row = self.prompt.row
@@ -56,6 +60,7 @@ class Sample:
             "log_probs": self.response.log_probs,
             "finish_reason": self.response.finish_reason,
             "weight_version": self.response.weight_version,
+            "lag": self.lag(step),
             "ground_truth": row.ground_truth,
             "options": row.options,
             "verdict": self.verdict.to_json(),
@@ -64,10 +69,14 @@ class Sample:
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """All samples of a step, groups together: sample g of prompt p stands at p · group + g."""
+    """All samples of a step, groups together: sample g of prompt p stands at p · group + g.
+
+    `reference_log_probs` are float32 [response tokens] of each sample, where they were computed during generation.
+    """
 
     samples: Sequence[Sample]
     group: int
+    reference_log_probs: Sequence[Tensor] | None = None
 
     @property
     def rewards_pg(self) -> Tensor:

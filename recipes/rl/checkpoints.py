@@ -17,11 +17,14 @@ from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_file, commit_dir, names_full_disk, write_json
 from recipes.manifest import DamagedError, verify_manifest, write_manifest
 from recipes.rl.retention import BEST, prune
-from recipes.rl.spmd import broadcast_json, is_first_rank
+from recipes.spmd import broadcast_json, is_first_rank
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
 TRAINER = "trainer.json"
+READY = "ready"
+"""Key of the trainer's state: rollouts already made for the next step, as JSON text. They get a file of their own."""
+READY_FILE = "rollouts.json"
 _NAME = re.compile(r"step_\d+")
 
 
@@ -37,8 +40,10 @@ class Checkpoint:
         return int(self.folder.name.removeprefix("step_"))
 
     def trainer_state(self) -> dict[str, Any]:
-        """What the loop saved beside the actor: step, prompts, weight version."""
-        return json.loads((self.folder / TRAINER).read_text("utf-8"))
+        """What the loop saved beside the actor: step, prompts, and `READY` where there are rollouts."""
+        state = json.loads((self.folder / TRAINER).read_text("utf-8"))
+        made = self.folder / READY_FILE
+        return state | ({READY: made.read_text("utf-8")} if made.is_file() else {})
 
     def verify(self) -> None:
         """Check owner and SHA-256 of every file, because torch's metadata is a pickle.
@@ -201,7 +206,10 @@ def commit(aside: Path, target: Path, trainer_state: dict[str, Any], keep: int) 
         DiskFullError: no space left; earlier checkpoints stay.
     """
     step = trainer_state["step"]
-    write_json(aside / TRAINER, trainer_state)
+    write_json(aside / TRAINER, {key: value for key, value in trainer_state.items() if key != READY})
+    if trainer_state.get(READY) is not None:
+        with names_full_disk(target):
+            (aside / READY_FILE).write_text(trainer_state[READY], "utf-8")
     write_manifest(aside, {"format": "crossthink-checkpoint", "step": step})
     shutil.rmtree(target, ignore_errors=True)  # left by an attempt that was cut off before `latest` moved
     with names_full_disk(target):

@@ -13,7 +13,8 @@ from data_prep.pool import Pool
 from recipes.rl.batch import Prompt, RolloutBatch
 from recipes.rl.prompts import make_prompt
 from recipes.rl.records import PhaseClock
-from recipes.rl.rollouts import Judge, judge, rollout
+from recipes.rl.rollouts import judge, rollout
+from recipes.rl.scoring import Judge
 from recipes.rollout.interface import RolloutEngine, SamplingParams
 
 _NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
@@ -59,7 +60,7 @@ def evaluate(
     rows = []
     for sample, (answer,) in zip(batch.samples, loose, strict=True):
         row = sample.to_json(step=0)
-        del row["step"], row["log_probs"], row["sample"]
+        del row["step"], row["lag"], row["log_probs"], row["sample"]
         row["answer_accuracy"] = answer.accuracy
         row["question"] = sample.prompt.row.question
         rows.append(row)

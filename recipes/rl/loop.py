@@ -10,17 +10,20 @@ from typing import Any
 
 from conf.train import TrainConfig
 from crossthink.errors import StoppedEarly, UserError
+from recipes.rl.checkpoints import READY
+from recipes.rl.feed import Feed, make_feed
 from recipes.rl.parts import Parts
 from recipes.rl.profiler import StepTrace
 from recipes.rl.records import PhaseClock
 from recipes.rl.retention import Best
 from recipes.rl.saver import Saver
 from recipes.rl.skipped import SkippedSteps
-from recipes.rl.spmd import any_rank, is_first_rank
-from recipes.rl.step import collect, update
+from recipes.rl.step import room_for_rollouts, speed, update
 from recipes.rl.stop import StopRequest
 from recipes.rl.walltime import JOB_END, Walltime, job_end
+from recipes.rollout.interface import RemoteEngine
 from recipes.run_files import BAD_BATCHES, rollout_file
+from recipes.spmd import any_rank, is_first_rank
 
 
 def train(config: TrainConfig, parts: Parts, start: int, saved: Mapping[str, Any] | None = None) -> None:
@@ -46,32 +49,39 @@ def _train(
     best = Best.of(config.checkpoint.best, resumed.get("best"))
     saver = Saver(out, parts, config.checkpoint.keep, config.checkpoint.asynchronous, saved=start)
     walltime = Walltime(job_end(os.environ), config.checkpoint.margin_s)
-    parts.engine.refit(parts.actor.weights(), version=start)
+    parts.engine.refit(parts.actor.weights, version=start)
+    feed = make_feed(config, parts, start, resumed.get(READY))
     if start == 0 and parts.evaluate:
-        _record_evaluation(parts, 0)
+        _record_evaluation(config, parts, 0)
     for step in range(start + 1, config.steps + 1):
-        before = _state(step - 1, parts, skips, best)
         # Rank 0's clock decides for all.
         if any_rank(is_first_rank() and walltime.is_near(time.time(), saver.last_save_s)):
-            saver.settle(step - 1, before)
+            saver.settle(step - 1, _state(step - 1, feed, skips, best))
             raise _out_of_time(config, step, walltime, saver)
         began = time.monotonic()
         clock = PhaseClock()
         trace.begin(step)
         try:
-            batch, draws = collect(config, parts, step, clock)
+            batch, draws = feed.collect(step, clock)
         except UserError as error:
-            # Nothing was updated yet, so this is still the state after the last step: it must not be lost.
-            saver.settle(step - 1, before)
+            # Nothing was updated yet, so the state is still that after the last step: it must not be lost.
+            saver.settle(step - 1, _state(step - 1, feed, skips, best))
             kept = (
                 f"step {step - 1} is saved in {out}; resume=true continues" if step > 1 else "no step was finished yet"
             )
             raise _with_note(error, f"Step {step} of {config.steps}: ", f" ({kept}.)") from error
         saver.poll()
         updates, metrics = update(config, parts, step, batch, clock)
+        failure = None
+        try:
+            feed.trained(step, clock)
+        except UserError as error:  # the step is trained, and is recorded and saved before the run ends
+            failure = error
         trace.end(step)
         saver.poll()
-        metrics |= draws
+        metrics |= speed(parts, batch, clock) | draws
+        if is_first_rank() and isinstance(parts.engine, RemoteEngine):
+            metrics |= parts.engine.metrics()
         metrics["seconds"] |= saver.seconds()
         skipped = skips.count(updates)
         if parts.records:
@@ -80,16 +90,27 @@ def _train(
                 parts.records.bad_batch(step, [sample for one in skipped for sample in one.part.samples])
         if parts.progress:
             parts.progress.step(metrics)
-        if parts.evaluate and step % config.eval.every == 0:
-            summary = _record_evaluation(parts, step)
-            best = best.after(step, summary) if best else None
+        failure = failure or _too_far_apart(config, step, metrics)
+        if parts.evaluate and step % config.eval.every == 0 and failure is None:
+            try:
+                feed.freshen(step)
+                summary = _record_evaluation(config, parts, step)
+                best = best.after(step, summary) if best else None
+            except UserError as error:
+                failure = error
         walltime.step_took(time.monotonic() - began)
         stopping = any_rank(stop.requested)
-        last = stopping or skips.reached or step == config.steps
+        last = stopping or skips.reached or failure is not None or step == config.steps
         if last or step % config.checkpoint.every == 0 or (best and best.step == step):
-            saver.save(step, _state(step, parts, skips, best), wait=last)
+            saver.save(step, _state(step, feed, skips, best), wait=last)
         if skips.reached:
             raise skips.error(step, skipped[-1], rollout_file(out, step, BAD_BATCHES), out)
+        if failure is not None:
+            raise _with_note(
+                failure,
+                f"After step {step} of {config.steps}: ",
+                f" (Step {step} is saved in {out}; resume=true continues.)",
+            )
         if stopping and step < config.steps:
             raise StoppedEarly(f"Stopped after step {step} of {config.steps}, saved in {out}. Continue: resume=true.")
 
@@ -111,19 +132,31 @@ def _with_note(error: UserError, before: str, after: str) -> UserError:
     return noted
 
 
-def _state(step: int, parts: Parts, skips: SkippedSteps, best: Best | None) -> dict[str, Any]:
+def _too_far_apart(config: TrainConfig, step: int, metrics: Mapping[str, Any]) -> UserError | None:
+    """Why the run stops where rollout engine and actor disagree by more than the config allows."""
+    limit = config.rollout.max_mismatch
+    if limit is None or metrics["mismatch"] is None or metrics["mismatch"] <= limit:
+        return None
+    return UserError(
+        f"log-probs of rollout and actor are {metrics['mismatch']:.4g} apart in the mean (the largest by "
+        f"{metrics['mismatch_max']:.4g}), above rollout.max_mismatch={limit}. The engines compute different models, or "
+        "the rollouts are too old: compare their precision, set algorithm.importance_cap, or raise the limit."
+    )
+
+
+def _state(step: int, feed: Feed, skips: SkippedSteps, best: Best | None) -> dict[str, Any]:
     """What a checkpoint holds beside the engines' part."""
     return {
         "step": step,
-        "prompts": parts.prompts.state_dict(),
+        **feed.state(),
         "skipped": skips.in_a_row,
         "best": best.to_json() if best else None,
     }
 
 
-def _record_evaluation(parts: Parts, step: int) -> dict[str, Any]:
+def _record_evaluation(config: TrainConfig, parts: Parts, step: int) -> dict[str, Any]:
     assert parts.evaluate
-    with parts.room():
+    with room_for_rollouts(config, parts):
         summary = parts.evaluate(step)
     if parts.records and is_first_rank():
         parts.records.evaluation(summary)

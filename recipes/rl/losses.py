@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from conf.algorithm import AlgorithmConfig
+from conf.rollout import RolloutConfig
 from recipes.rl.kl import ESTIMATORS
 
 
@@ -31,6 +32,7 @@ class GrpoLoss:
         dual_clip: bound on a negative advantage's ratio (`surrogate`); None: none.
         importance_cap: bound on pi_old / pi_rollout (`truncated_importance`), by which a token's loss, KL included, is
             weighted; None: not weighted.
+        mismatch_band: |log pi_old - log pi_rollout| above which a token counts in the sum `mismatch_outside`.
     """
 
     clip: float
@@ -39,6 +41,7 @@ class GrpoLoss:
     clip_high: float | None = AlgorithmConfig.clip_high
     dual_clip: float | None = AlgorithmConfig.dual_clip
     importance_cap: float | None = AlgorithmConfig.importance_cap
+    mismatch_band: float = RolloutConfig.mismatch_band
 
     def __call__(self, log_probs_bt: Tensor, per_token_bt: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss's part for these tokens, and the sums that metrics are made of.
@@ -63,12 +66,15 @@ class GrpoLoss:
             kl_bt = ESTIMATORS[self.kl_estimator](log_probs_bt, tokens["reference_log_probs"])
             loss_bt = loss_bt + self.kl * kl_bt
         # Against the weights that made the rollout: engines may differ there, the policy has not moved yet.
-        error_bt = (tokens["rollout_log_probs"] - old_bt).abs().exp()
+        mismatch_bt = torch.where(counted_bt, (tokens["rollout_log_probs"] - old_bt).detach().abs(), 0.0)
         sums = {
             "tokens": counted_bt.sum(),
             "kl": _sum(kl_bt, counted_bt),
             "clipped": _sum((gain_bt != ratio_bt * tokens["advantages"]).float(), counted_bt),
-            "logprob_error": _sum(error_bt, counted_bt),
+            "logprob_error": _sum(mismatch_bt.exp(), counted_bt),
+            "mismatch": _sum(mismatch_bt, counted_bt),
+            "mismatch_outside": _sum((mismatch_bt > self.mismatch_band).float(), counted_bt),
+            "max_mismatch": mismatch_bt.max().double(),
         }
         if self.importance_cap is not None:
             importance_bt = truncated_importance(old_bt, tokens["rollout_log_probs"], self.importance_cap)
@@ -77,7 +83,7 @@ class GrpoLoss:
         return (weights_bt * loss_bt).sum(), sums
 
 
-def policy_loss(algorithm: AlgorithmConfig) -> GrpoLoss:
+def policy_loss(algorithm: AlgorithmConfig, mismatch_band: float = RolloutConfig.mismatch_band) -> GrpoLoss:
     """The policy loss that a config asks for."""
     return GrpoLoss(
         clip=algorithm.clip,
@@ -86,6 +92,7 @@ def policy_loss(algorithm: AlgorithmConfig) -> GrpoLoss:
         clip_high=algorithm.clip_high,
         dual_clip=algorithm.dual_clip,
         importance_cap=algorithm.importance_cap,
+        mismatch_band=mismatch_band,
     )
 
 

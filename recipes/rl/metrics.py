@@ -12,7 +12,7 @@ from recipes.actors.interface import StepResult, TokenizedSample
 from recipes.rl.gae import explained_variance
 from recipes.rl.skipped import Update
 
-PER_TOKEN = ("kl", "entropy", "logprob_error", "clipped", "importance")
+PER_TOKEN = ("kl", "entropy", "logprob_error", "mismatch", "mismatch_outside", "clipped", "importance")
 
 
 def policy_metrics(updates: Sequence[Update]) -> dict[str, Any]:
@@ -26,6 +26,7 @@ def policy_metrics(updates: Sequence[Update]) -> dict[str, Any]:
         "loss": _mean([r.sums["loss"] for r in taken]),
         "grad_norm": _mean([r.grad_norm for r in taken]),
         **{name: _per_token(taken, name) for name in names},
+        **({"mismatch_max": _largest(taken, "max_mismatch")} if "max_mismatch" in updates[0].policy.sums else {}),
         "skipped_steps": sum(bool(update.not_finite) for update in updates),
     }
 
@@ -58,6 +59,10 @@ def _per_token(results: Sequence[StepResult], name: str) -> float | None:
         return None
     tokens = max(1.0, sum(r.sums["tokens"] for r in results))
     return _finite(sum(r.sums[name] for r in results) / tokens)
+
+
+def _largest(results: Sequence[StepResult], name: str) -> float | None:
+    return _finite(max((r.sums[name] for r in results), default=None))
 
 
 def _mean(values: Sequence[float]) -> float | None:

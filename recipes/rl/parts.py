@@ -13,7 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from recipes.actors.interface import Actor, Critic, Staged
 from recipes.rl.prompts import PromptStream
 from recipes.rl.records import Records
-from recipes.rl.rollouts import Judge
+from recipes.rl.scoring import Judge
 from recipes.rl.throughput import Throughput
 from recipes.rollout.interface import RolloutEngine, SamplingParams
 

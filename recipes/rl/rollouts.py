@@ -1,25 +1,20 @@
-"""One rollout: every rank generates its share, rank 0 has the answers judged, every rank ends up with all of it."""
+"""One rollout: generated, judged by way of rank 0, and known to every rank."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Protocol
 
 import torch.distributed as dist
 from transformers import PreTrainedTokenizerBase
 
 from crossthink.errors import UserError
 from recipes.rl.batch import Prompt, RolloutBatch, Sample
-from recipes.rl.spmd import broadcast_json, gather_json, is_first_rank
-from recipes.rollout.interface import Request, Response, RolloutEngine, SamplingParams
-from reward_server.verdicts import Item, Verdict
-
-
-class Judge(Protocol):
-    """What scores responses: the reward server's client."""
-
-    def score(self, items: list[Item]) -> list[Verdict]: ...
+from recipes.rl.pending import PendingRollout, decode
+from recipes.rl.scoring import Judge, item
+from recipes.rollout.interface import RemoteEngine, Request, Response, RolloutEngine, SamplingParams
+from recipes.spmd import from_first_rank, gather_json
+from reward_server.verdicts import Verdict
 
 
 class InvalidVerdictsError(UserError):
@@ -46,11 +41,6 @@ def generate(
     return found
 
 
-def decode(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int]) -> str:
-    """A response as the judge reads it: special tokens removed, everything else untouched."""
-    return tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
-
-
 def judge(
     client: Judge | None,
     prompts: Sequence[Prompt],
@@ -63,33 +53,17 @@ def judge(
     Raises:
         UserError: the reward server could not be asked; says which and why.
     """
-    answer: dict[str, object] = {}
-    failure: UserError | None = None
-    if is_first_rank():
+
+    def ask() -> list[dict[str, object]]:
         assert client is not None
         items = [
-            Item(
-                id=f"{p}.{g}",
-                kind=prompt.row.kind,
-                response=texts[p][g],
-                ground_truth=tuple(prompt.row.ground_truth),
-                options=tuple(prompt.row.options.items()) if prompt.row.options else None,
-                finish_reason=response.finish_reason,
-                think_prefilled=think_prefilled,
-                source=prompt.row.source,
-                response_tokens=len(response.token_ids),
-            )
+            item(prompt, p, g, response, texts[p][g], think_prefilled)
             for p, prompt in enumerate(prompts)
             for g, response in enumerate(responses[p])
         ]
-        try:
-            answer = {"verdicts": [verdict.to_json() for verdict in client.score(items)]}
-        except UserError as error:
-            failure, answer = error, {"failure": str(error)}
-    answer = broadcast_json(answer)
-    if "failure" in answer:
-        raise failure or UserError(str(answer["failure"]))
-    flat = iter(Verdict.from_json(fields) for fields in answer["verdicts"])
+        return [verdict.to_json() for verdict in client.score(items)]
+
+    flat = iter(Verdict.from_json(fields) for fields in from_first_rank(ask))
     return [[next(flat) for _ in group] for group in responses]
 
 
@@ -104,7 +78,14 @@ def rollout(
     clock: object,
     first: int = 0,
 ) -> RolloutBatch:
-    """Generate and judge. `clock` is the loop's phase clock, `first` the first prompt's number within the step."""
+    """Generate and judge. `clock` is the loop's phase clock, `first` the first prompt's number within the step.
+
+    In the actor's processes every rank generates its share; rank 0 asks an engine elsewhere for all of it, and has
+    whole groups judged while the rest is generated.
+    """
+    if isinstance(engine, RemoteEngine):
+        pending = PendingRollout(engine, client, tokenizer, prompts, group, params, think_prefilled, first)
+        return pending.finish(clock.phase)
     with clock.phase("rollout"):
         responses = generate(engine, prompts, group, params, first)
         texts = [[decode(tokenizer, r.token_ids) for r in one] for one in responses]

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import copy
 import shutil
-import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,7 +20,8 @@ from crossthink.errors import UserError
 from crossthink.files import names_full_disk
 from recipes.actors.interface import Staged
 from recipes.rl import checkpoints
-from recipes.rl.spmd import any_rank, is_first_rank
+from recipes.rl.work import Work
+from recipes.spmd import any_rank, is_first_rank
 
 
 class Stages(Protocol):
@@ -140,7 +140,7 @@ class SaveUnderWay:
             self._drop()
             raise
         self.gathered = False
-        self.work = Work(self._write)
+        self.work = Work(self._write, "checkpoint")
 
     def is_whole(self, wait: bool) -> bool:
         """Whether it is done; goes on with what needs all ranks when all are ready. Collective.
@@ -161,7 +161,7 @@ class SaveUnderWay:
             raise
         self.parts = []
         self.gathered = True
-        self.work = Work(self._commit if is_first_rank() else lambda: None)
+        self.work = Work(self._commit if is_first_rank() else lambda: None, "checkpoint")
         return self._all_ready(wait)
 
     def _write(self) -> None:
@@ -190,27 +190,3 @@ class SaveUnderWay:
     def _drop(self) -> None:
         if is_first_rank():
             shutil.rmtree(self.aside, ignore_errors=True)
-
-
-class Work:
-    """A function in a thread, and what it raised."""
-
-    def __init__(self, function: Callable[[], None]) -> None:
-        self.error: BaseException | None = None
-        self._function = function
-        self._thread = threading.Thread(target=self._run, name="checkpoint")
-        self._thread.start()
-
-    def wait(self) -> None:
-        """Until the function has returned or raised."""
-        self._thread.join()
-
-    def is_running(self) -> bool:
-        """Whether it has not yet."""
-        return self._thread.is_alive()
-
-    def _run(self) -> None:
-        try:
-            self._function()
-        except BaseException as error:  # raised again by the thread that asks
-            self.error = error

@@ -1,12 +1,15 @@
-"""One step: a rollout batch with its verdicts, then the optimizer steps on it and the refit."""
+"""One step: a rollout batch with its verdicts, the optimizer steps on it, the refit."""
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import torch.distributed as dist
+from torch import Tensor
 
 from conf.actor import OptimizerConfig
 from conf.algorithm import CriticConfig
@@ -18,10 +21,15 @@ from recipes.rl.dynamic_sampling import draw_useful
 from recipes.rl.losses import ValueLoss, policy_loss
 from recipes.rl.metrics import critic_metrics, policy_metrics
 from recipes.rl.parts import Parts
+from recipes.rl.pending import PendingRollout
 from recipes.rl.records import PhaseClock
 from recipes.rl.rollouts import check_invalid, rollout
 from recipes.rl.skipped import Update
 from recipes.rl.throughput import peak_memory_mb
+from recipes.rollout.interface import RemoteEngine
+
+PARTS_AHEAD = 4
+"""Parts of a rollout whose reference log-probs are computed while the next is generated."""
 
 
 def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> tuple[RolloutBatch, dict[str, Any]]:
@@ -34,8 +42,14 @@ def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> 
         UserError: the reward server cannot be reached, or too many verdicts are invalid.
     """
 
+    if config.rollout.overlap_log_probs:
+        drawn = _with_reference_ahead(parts, begin(config, parts, step), clock)
+        check_invalid(drawn, config.reward.max_invalid)
+        return drawn, {}
+    elsewhere = isinstance(parts.engine, RemoteEngine)
+
     def draw(count: int, first: int) -> RolloutBatch:
-        with parts.room():
+        with room_for_rollouts(config, parts):
             drawn = rollout(
                 parts.engine,
                 parts.client,
@@ -47,9 +61,10 @@ def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> 
                 clock,
                 first,
             )
-        lengths = drawn.lengths
-        clock.ran("rollout", "prefill", lengths[:: drawn.group])  # a prompt is read once for its group
-        clock.ran("rollout", "decode", lengths)
+        if not elsewhere:
+            lengths = drawn.lengths
+            clock.ran("rollout", "prefill", lengths[:: drawn.group])  # a prompt is read once for its group
+            clock.ran("rollout", "decode", lengths)
         return drawn
 
     def check(drawn: RolloutBatch) -> None:
@@ -58,14 +73,80 @@ def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> 
     return draw_useful(draw, config.prompts_per_step, config.algorithm.dynamic_sampling, check)
 
 
+def room_for_rollouts(config: TrainConfig, parts: Parts) -> contextlib.AbstractContextManager[None]:
+    """The device is the rollout engine's inside the block, where that engine needs it."""
+    elsewhere = isinstance(parts.engine, RemoteEngine) and not config.rollout.colocated
+    return contextlib.nullcontext() if elsewhere else parts.room()
+
+
+def begin(config: TrainConfig, parts: Parts, step: int) -> PendingRollout:
+    """Draw the prompts of `step`, and have servers begin with it. Collective."""
+    assert isinstance(parts.engine, RemoteEngine)
+    return PendingRollout(
+        parts.engine,
+        parts.client,
+        parts.tokenizer,
+        parts.prompts.draw(config.prompts_per_step),
+        config.samples_per_prompt,
+        replace(parts.params, step=step),
+        config.reward.think_prefilled,
+    )
+
+
+def _with_reference_ahead(parts: Parts, pending: PendingRollout, clock: PhaseClock) -> RolloutBatch:
+    """The batch, with log-probs of the reference policy that were computed while later groups were generated."""
+    found: dict[int, list[Tensor]] = {}
+    chunks = pending.groups(least=math.ceil(len(pending.prompts) / PARTS_AHEAD))
+    while len(found) < len(pending.prompts):
+        with clock.phase("rollout"):
+            chunk = next(chunks)
+        samples = [
+            TokenizedSample([*pending.prompts[p].token_ids, *one.token_ids], len(pending.prompts[p].token_ids))
+            for p, group in chunk
+            for one in group
+        ]
+        with clock.phase("log_probs"):
+            log_probs = parts.actor.log_probs(samples, reference=True)
+        clock.ran("log_probs", "log_probs", [(s.prompt_length, s.response_length) for s in samples])
+        for place, (p, group) in enumerate(chunk):
+            found[p] = log_probs[place * len(group) : (place + 1) * len(group)]
+    batch = pending.finish(clock.phase)
+    return replace(batch, reference_log_probs=[one for p in range(len(found)) for one in found[p]])
+
+
+def refit(parts: Parts, step: int, clock: PhaseClock) -> None:
+    """Bring the weights after `step` to the rollout engine. Collective.
+
+    Raises:
+        UserError: it could not take them.
+    """
+    with clock.phase("refit"):
+        parts.engine.refit(parts.actor.weights, version=step)
+
+
+def speed(parts: Parts, batch: RolloutBatch, clock: PhaseClock) -> dict[str, Any]:
+    """What of the line of metrics.jsonl is known when all phases of the step are over."""
+    tokens = sum(prompt + response for prompt, response in batch.lengths)
+    return {
+        "tokens": tokens,
+        "tokens_per_second": tokens / clock.total / dist.get_world_size(),
+        **(parts.throughput.metrics(clock) if parts.throughput else {}),
+        "peak_memory_mb": peak_memory_mb(),
+        "seconds": {**clock.seconds, "total": clock.total},
+    }
+
+
 def update(
     config: TrainConfig, parts: Parts, step: int, batch: RolloutBatch, clock: PhaseClock
 ) -> tuple[list[Update], dict[str, Any]]:
-    """The optimizer steps of one rollout batch, then the refit. Returns them, and the line of metrics.jsonl."""
+    """The optimizer steps of one rollout batch. Returns them, and the line of metrics.jsonl but for `speed`."""
     algorithm, count = config.algorithm, config.updates_per_rollout
     tokenized = _with_predictions(config, parts, batch, clock)
     tokenized = with_advantages(batch, tokenized, algorithm, config.max_response_tokens)
-    loss, value_loss = as_engine_loss(policy_loss(algorithm)), as_engine_loss(ValueLoss(algorithm.value_clip))
+    loss, value_loss = (
+        as_engine_loss(policy_loss(algorithm, config.rollout.mismatch_band)),
+        as_engine_loss(ValueLoss(algorithm.value_clip)),
+    )
     updates: list[Update] = []
     trained: list[TokenizedSample] = []
     rates: dict[str, float] = {}
@@ -83,21 +164,14 @@ def update(
                 clock.ran("train", "train_critic", part.lengths)
             updates.append(Update(part, policy, critic))
             trained += samples
-    with clock.phase("refit"):
-        parts.engine.refit(parts.actor.weights(), version=step)
-    tokens = sum(len(sample.token_ids) for sample in tokenized)
     return updates, {
         "step": step,
         **policy_metrics(updates),
         **(critic_metrics(updates, trained) if parts.critic else {}),
         **rates,
         **batch.metrics(),
+        "lag": sum(sample.lag(step) for sample in batch.samples) / len(batch.samples),
         "passed_over": parts.prompts.passed_over,
-        "tokens": tokens,
-        "tokens_per_second": tokens / clock.total / dist.get_world_size(),
-        **(parts.throughput.metrics(clock) if parts.throughput else {}),
-        "peak_memory_mb": peak_memory_mb(),
-        "seconds": {**clock.seconds, "total": clock.total},
     }
 
 
@@ -107,7 +181,9 @@ def _with_predictions(
     """Add what the engines say of the rollout before anything moves: log-probs, and the critic's values."""
     algorithm, samples = config.algorithm, batch.tokenized()
     with clock.phase("log_probs"):
-        if algorithm.kl > 0:
+        if batch.reference_log_probs is not None:
+            samples = with_per_token(samples, reference_log_probs=batch.reference_log_probs)
+        elif algorithm.kl > 0:
             reference = parts.actor.log_probs(samples, reference=True)
             samples = with_per_token(samples, reference_log_probs=reference)
             clock.ran("log_probs", "log_probs", batch.lengths)

@@ -15,7 +15,7 @@ from recipes.actors.packing import packs, positions, shares
 from recipes.models import flops
 from recipes.models.families import ModelShape
 from recipes.rl.records import PhaseClock
-from recipes.rl.spmd import gather_json
+from recipes.spmd import gather_json
 
 # The passes that the loop notes on its clock, and what they cost by the shape, prompt tokens and response tokens.
 PASSES: dict[str, Callable[[ModelShape, int, int], int]] = {

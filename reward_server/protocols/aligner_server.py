@@ -24,10 +24,10 @@ import numpy as np
 
 from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from reward_server.client import RewardClient
+from reward_server.listening import bind, is_loopback
 from reward_server.protocols.aligner import Rewarder
 from reward_server.protocols.gold_book import GoldBook
 from reward_server.protocols.tokenizer import Tokenizer
-from reward_server.serve import bind, is_loopback
 from reward_server.verdicts import Item
 
 MAX_BATCH = 65_536

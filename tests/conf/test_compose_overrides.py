@@ -193,7 +193,7 @@ def test_unknown_keys_name_the_nearest(command, word, wanted):
         ("prep", "recipe=table3_numina", "Did you mean 'table3_numina_math'?"),
         ("train", "algorithm=grop", "Did you mean 'grpo'?"),
         ("train", "actor=megatrom", "Did you mean 'megatron'?"),
-        ("train", "rollout=vllm", "Allowed: local."),
+        ("train", "rollout=vllm", "Allowed: local, trtllm."),
         ("eval", "rollout=trtllm", "Allowed: local."),
         ("prep", "sources=[math,sinqa]", "sources=sinqa does not exist"),
         ("prep", "sources=null", "sources=null does not exist"),

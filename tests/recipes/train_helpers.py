@@ -9,16 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 
 from recipes.run_files import read_lines
 from recipes.run_folder import BASE, DEMO_HELD_OUT, DEMO_POOL
 
+T = TypeVar("T")
 LIMIT_S = 240
 # Seconds and memory differ between equal runs; everything else may not.
 TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb")
@@ -103,6 +105,26 @@ def succeed(*words: str, **options: Any) -> subprocess.CompletedProcess:
     done = crossthink(*words, **options)
     assert done.returncode == 0, done.stderr[-3000:]
     return done
+
+
+@contextlib.contextmanager
+def rollout_server(world: TinyWorld, folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A rollout server of somebody else's, without weights, and its address; ended with the block."""
+    port_file = folder / f"port-{time.monotonic_ns()}"
+    words = ("serve-rollout", f"model={world.base}", "weights=refit", f"port={port}", "threads=1")
+    with started(*words, env={"CROSSTHINK_PORT_FILE": str(port_file)}) as process:
+        wait_for(port_file.is_file, process)
+        yield process, f"http://127.0.0.1:{int(port_file.read_text())}"
+
+
+def wait_for(condition: Callable[[], T], process: subprocess.Popen) -> T:
+    """What `condition` returns once it is true. The process may not end before."""
+    end = time.monotonic() + LIMIT_S
+    while not (found := condition()):
+        assert process.poll() is None, process.stderr.read()[-3000:]
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return found
 
 
 def metrics(out: Path) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 from torch import Tensor
 
-from recipes.actors.interface import LossFunction, MicroBatch, TokenizedSample
+from recipes.actors.interface import MAXIMUM, LossFunction, MicroBatch, TokenizedSample
 from recipes.actors.mcore.mesh import Mesh
 from recipes.actors.mcore.out_of_memory import naming_the_phase
 from recipes.actors.mcore.schedule import run_schedule
@@ -85,6 +86,7 @@ class Passes:
 
         Returns:
             The sums over the global batch that loss function and head name, on every rank; the loss as `loss`.
+            Of what begins with `MAXIMUM`, the largest value.
 
         Raises:
             UserError: out of memory.
@@ -123,16 +125,25 @@ class Passes:
         return value * undo, {"loss": value.detach().clone(), **head_sums, **sums}
 
     def _add_up(self, found: list[dict[str, Tensor]]) -> dict[str, float]:
-        """The named sums over micro-batches and data-parallel ranks, on every rank."""
+        """The named sums, and maxima, over micro-batches and data-parallel ranks, on every rank."""
         names = sorted(found[0]) if found else []
         if self.mesh.pipeline > 1:  # other stages do not know what the last one counted
             names = _broadcast_names(names, self.mesh)
-        total = torch.zeros(len(names), dtype=torch.float64, device=self.mesh.device)
-        if self.mesh.is_last_stage and self.mesh.tensor_rank == 0:
-            for sums in found:
-                total += torch.stack([sums[name].double() for name in names])
+        largest = [name for name in names if name.startswith(MAXIMUM)]
+        summed = [name for name in names if name not in largest]
+        mine = found if self.mesh.is_last_stage and self.mesh.tensor_rank == 0 else []
+        total = torch.zeros(len(summed), dtype=torch.float64, device=self.mesh.device)
+        for sums in mine:
+            total += torch.stack([sums[name].double() for name in summed])
         dist.all_reduce(total)
-        return dict(zip(names, total.tolist(), strict=True))
+        result = dict(zip(summed, total.tolist(), strict=True))
+        if largest:
+            most = torch.full((len(largest),), -math.inf, dtype=torch.float64, device=self.mesh.device)
+            for sums in mine:
+                most = torch.maximum(most, torch.stack([sums[name].double() for name in largest]))
+            dist.all_reduce(most, op=dist.ReduceOp.MAX)
+            result |= dict(zip(largest, most.tolist(), strict=True))
+        return result
 
 
 def _broadcast_names(names: list[str], mesh: Mesh) -> list[str]:

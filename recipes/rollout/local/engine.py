@@ -1,136 +1,236 @@
-"""The local engine: transformers with a KV cache, in the actor's process."""
+"""The local engine: a transformers model and continuous batching, in the actor's or the server's process."""
 
 from __future__ import annotations
 
+import sys
+from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import groupby
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, DynamicCache
+from transformers import AutoModelForCausalLM
 
 from crossthink.errors import UserError
 from recipes.models.hf_config import load_config
-from recipes.rollout.interface import FINISH_LENGTH, FINISH_STOP, Request, Response, SamplingParams
-from recipes.rollout.local.sampler import draw, uniforms
+from recipes.rollout.interface import (
+    Limits,
+    RefitError,
+    Request,
+    RequestError,
+    Response,
+    SamplingParams,
+    Weights,
+)
+from recipes.rollout.local.batch import Batch, Sample
+from recipes.rollout.local.decoder import Decoder, check_config
+from recipes.rollout.local.prefill import fill
+from recipes.rollout.local.sampler import stream
+
+ENTRY_SHARE = 16  # requests wait until this part of the batch is free, so that prompts are read several at a time
 
 
 class LocalEngine:
-    """Implements `recipes.rollout.interface.RolloutEngine`. Same seed, same weights, same tokens."""
+    """Implements `recipes.rollout.interface.StreamingEngine`. Same seed, same weights, same tokens."""
 
-    def __init__(self, folder: Path, device: torch.device, batch_size: int) -> None:
+    def __init__(self, folder: Path, device: torch.device, batch_size: int, max_tokens: int | None = None) -> None:
         """Build the model of a Hugging Face folder without weights: the first refit brings them.
 
         Args:
             folder: where config.json is.
             device: where to generate.
             batch_size: samples generated side by side.
+            max_tokens: longest prompt with its response; None: as memory allows.
+
+        Raises:
+            ConfigError: a model that this engine does not know.
         """
         config = load_config(folder)
+        check_config(config, str(folder))
         config.dtype = torch.float32  # what transformers 5 builds in; 4 builds in torch's default
         with torch.device(device):
-            self.model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
+            self._model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)
         self.device = device
         self.batch_size = batch_size
         self.version: int | None = None
+        self.parameters: dict[str, Tensor] = dict(self._model.named_parameters())
+        """Weights by Hugging Face name, a tied head once, as the embedding. A refit may write into them directly."""
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in self.parameters.items()}
+        longest = sys.maxsize if max_tokens is None else max_tokens
+        self._limits = Limits(longest, longest, config.vocab_size)
+        self._decoder = Decoder(self._model)
+        self._batch = Batch(self._decoder.new_cache(), device)
+        self._queue: deque[Sample] = deque()
+        self._asleep = False
+
+    @property
+    def running(self) -> int:
+        """See `StreamingEngine.running`."""
+        return len(self._batch)
+
+    @property
+    def waiting(self) -> int:
+        """See `StreamingEngine.waiting`."""
+        return len(self._queue)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Tokens of running requests that the KV cache holds."""
+        return self._batch.tokens
 
     @torch.no_grad()
-    def refit(self, weights: Iterable[tuple[str, Tensor]], version: int) -> None:
-        """See `RolloutEngine.refit`.
+    def refit(self, weights: Weights, version: int) -> None:
+        """See `RolloutEngine.refit`. A pair that is one of `parameters` itself has been written already.
 
         Raises:
-            UserError: a tensor is unknown, missing or of another shape; the engine then refuses to generate.
+            RefitError: see `check_refit`: the weights stay as they are. Or a tensor is unknown, missing, brought twice
+                or of another shape: the engine then refuses to generate, as it does where `weights` fails.
         """
+        self.check_refit()
         self.version = None
-        missing = dict(self.model.named_parameters())  # a tied head is listed once, as the embedding
-        for name, tensor in weights:
+        missing = dict(self.parameters)
+        for name, tensor in weights():
             target = missing.pop(name, None)
             if target is None or target.shape != tensor.shape:
-                has = "no such tensor" if target is None else f"shape {tuple(target.shape)}"
-                raise UserError(f"Refit brings '{name}' of shape {tuple(tensor.shape)}; the rollout model has {has}.")
-            target.copy_(tensor)
+                has = f"shape {self.shapes[name]}" if name in self.shapes else "no such tensor"
+                if name in self.shapes and target is None:
+                    has = "taken it over already"
+                raise RefitError(f"Refit brings '{name}' of shape {tuple(tensor.shape)}; the rollout model has {has}.")
+            if tensor is not target:
+                target.copy_(tensor)
         if missing:
-            raise UserError(f"Refit lacks {len(missing)} tensors of the rollout model, '{min(missing)}' among them.")
+            raise RefitError(f"Refit lacks {len(missing)} tensors of the rollout model, '{min(missing)}' among them.")
         self.version = version
 
-    @torch.no_grad()
+    def check_refit(self) -> None:
+        """Refuse new weights now.
+
+        Raises:
+            RefitError: requests are under way, or the engine sleeps.
+        """
+        self._check_idle("Refit")
+        if self._asleep:
+            raise RefitError("Refit: the rollout engine sleeps; wake it first.")
+
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Response]:
-        """See `RolloutEngine.generate`."""
+        """See `RolloutEngine.generate`.
+
+        Raises:
+            UserError: the engine has no whole set of weights.
+            RequestError: see `submit`.
+        """
+        assert not self.running and not self.waiting, "requests of others are under way"
+        self._check_weights()
+        found: dict[int, Response] = {}
+        try:
+            # Neighbours in length waste the least padding; the sort is stable, so groups stay together.
+            for index in sorted(range(len(requests)), key=lambda i: -len(requests[i].prompt_ids)):
+                self.submit(index, requests[index], params)
+            while len(found) < len(requests):
+                found.update(self.step())
+        finally:
+            self.abort(range(len(requests)))
+        return [found[index] for index in range(len(requests))]
+
+    def check(self, request: Request, params: SamplingParams) -> None:
+        """Refuse what can never be answered.
+
+        Raises:
+            RequestError: empty or too long, an id that the model has not, or an impossible parameter.
+        """
+        self._limits.check(request, params)
+        _check_params(request, params)
+
+    def submit(self, ticket: int, request: Request, params: SamplingParams) -> None:
+        """See `StreamingEngine.submit`.
+
+        Raises:
+            RequestError: see `check`.
+            UserError: the engine has no whole set of weights.
+        """
+        self._check_weights()
+        self.check(request, params)
+        kind = replace(params, max_tokens=0, seed=0, step=0)
+        numbers = stream(request, params)
+        self._queue.append(
+            Sample(ticket, request, request.budget(params), kind, numbers, hash(request.prompt_ids)),
+        )
+
+    @torch.no_grad()
+    def step(self) -> list[tuple[int, Response]]:
+        """See `StreamingEngine.step`."""
+        self._let_in()
+        if not len(self._batch):
+            return []
+        ids_b, positions_b, runs = self._batch.inputs()
+        over = self._batch.draw(self._decoder.next_logits(ids_b, positions_b, self._batch.cache, runs))
+        if not len(over):
+            return []
+        assert self.version is not None, "a refit waits for what runs"
+        finished = self._batch.responses(over, self.version)
+        self._batch.remove(over)
+        return finished
+
+    @torch.no_grad()
+    def abort(self, tickets: Iterable[int]) -> None:
+        """See `StreamingEngine.abort`."""
+        wanted = set(tickets)
+        self._queue = deque(sample for sample in self._queue if sample.ticket not in wanted)
+        rows = [row for row, sample in enumerate(self._batch.samples) if sample.ticket in wanted]
+        if rows:
+            self._batch.remove(np.array(rows))
+
+    def sleep(self) -> None:
+        """Give the memory of the weights back, until `wake`.
+
+        Raises:
+            RefitError: requests are under way.
+        """
+        self._check_idle("Sleep")
+        self.version, self._asleep = None, True
+        for parameter in self.parameters.values():
+            parameter.data = parameter.data.new_empty(0)
+
+    def wake(self) -> None:
+        """Take the memory again; the next refit fills it."""
+        if self._asleep:
+            for name, parameter in self.parameters.items():
+                parameter.data = parameter.data.new_empty(self.shapes[name])
+        self._asleep = False
+
+    def _let_in(self) -> None:
+        """Give waiting requests, the oldest first, free rows: few at a time only where few wait."""
+        free = self.batch_size - len(self._batch)
+        if not self._queue or free < min(len(self._queue), max(1, self.batch_size // ENTRY_SHARE)):
+            return
+        entering = [self._queue.popleft() for _ in range(min(free, len(self._queue)))]
+        first = len(self._batch)
+        self._batch.enter(sorted(entering, key=lambda sample: -len(sample.request.prompt_ids)))
+        fill(self._decoder, self._batch, first)
+
+    def _check_weights(self) -> None:
         if self.version is None:
             raise UserError("The rollout engine has no whole set of weights; refit it before generating.")
-        # Neighbours in length waste the least padding; the sort is stable, so groups stay together.
-        order = sorted(range(len(requests)), key=lambda i: len(requests[i].prompt_ids))
-        found: dict[int, Response] = {}
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            responses = self._generate_batch([requests[i] for i in batch], params, self.version)
-            found.update(zip(batch, responses, strict=True))
-        return [found[i] for i in range(len(requests))]
 
-    def _generate_batch(self, requests: list[Request], params: SamplingParams, version: int) -> list[Response]:
-        cache, logits_bv, real_bt = self._prefill(requests)
-        uniform_bt = uniforms(requests, params).to(self.device)
-        stop_ids = torch.tensor(params.stop_ids, device=self.device)
-        ids: list[list[int]] = [[] for _ in requests]
-        log_probs: list[list[float]] = [[] for _ in requests]
-        stopped = [False] * len(requests)
-        rows = torch.arange(len(requests), device=self.device)  # which request each row of the batch serves
-        for step in range(params.max_tokens):
-            ids_b, log_probs_b = draw(logits_bv, uniform_bt[rows, step], params)
-            ended_b = torch.isin(ids_b, stop_ids)
-            for row, token, value, ended in zip(
-                rows.tolist(), ids_b.tolist(), log_probs_b.tolist(), ended_b.tolist(), strict=True
-            ):
-                ids[row].append(token)
-                log_probs[row].append(value)
-                stopped[row] = ended
-            if step + 1 == params.max_tokens or bool(ended_b.all()):
-                break
-            if bool(ended_b.any()):
-                going = (~ended_b).nonzero()[:, 0]
-                cache.batch_select_indices(going)
-                rows, ids_b, real_bt = rows[going], ids_b[going], real_bt[going]
-            real_bt = torch.cat([real_bt, real_bt.new_ones(len(rows), 1)], dim=1)
-            logits_bv = self._next_logits(ids_b[:, None], real_bt, real_bt.sum(1, keepdim=True) - 1, cache)
-        return [
-            Response(ids[i], log_probs[i], FINISH_STOP if stopped[i] else FINISH_LENGTH, version)
-            for i in range(len(requests))
-        ]
+    def _check_idle(self, what: str) -> None:
+        if self.running or self.waiting:
+            raise RefitError(
+                f"{what}: {self.running + self.waiting} requests are under way; wait for them, or abort them."
+            )
 
-    def _prefill(self, requests: list[Request]) -> tuple[DynamicCache, Tensor, Tensor]:
-        """Read every distinct prompt once, and hand each of its samples a copy of the cache.
 
-        Returns:
-            The cache, float32 [b, v] logits of the first response token, and int64 [b, t], 1 where a token is real.
-        """
-        groups = [list(group) for _, group in groupby(requests, key=lambda r: r.prompt_ids)]
-        prompts = [group[0].prompt_ids for group in groups]
-        width = max(map(len, prompts))
-        ids_bt = torch.zeros(len(prompts), width, dtype=torch.int64)
-        real_bt = torch.zeros(len(prompts), width, dtype=torch.int64)
-        for row, prompt in enumerate(prompts):
-            ids_bt[row, width - len(prompt) :] = torch.tensor(prompt)
-            real_bt[row, width - len(prompt) :] = 1
-        ids_bt, real_bt = ids_bt.to(self.device), real_bt.to(self.device)
-        cache = DynamicCache()
-        logits_bv = self._next_logits(ids_bt, real_bt, (real_bt.cumsum(1) - 1).clamp(min=0), cache)
-        copies = torch.tensor([len(group) for group in groups], device=self.device)
-        rows = torch.arange(len(groups), device=self.device).repeat_interleave(copies)
-        cache.batch_select_indices(rows)
-        return cache, logits_bv[rows], real_bt[rows]
-
-    def _next_logits(self, ids_bt: Tensor, real_bt: Tensor, positions_bt: Tensor, cache: DynamicCache) -> Tensor:
-        """Read tokens into the cache. Returns float32 [b, v], logits of the token that follows them.
-
-        Backbone and head apart: the option to keep the last position's logits only has no name in common to
-        transformers 4 and 5.
-        """
-        out = self.model.base_model(
-            input_ids=ids_bt,
-            attention_mask=real_bt,
-            position_ids=positions_bt,
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return self.model.get_output_embeddings()(out.last_hidden_state[:, -1:])[:, -1]
+def _check_params(request: Request, params: SamplingParams) -> None:
+    """Refuse what no draw can be made with; `Limits.check` looks at the rest."""
+    for name, value, right, allowed in (
+        ("temperature", params.temperature, params.temperature >= 0, "at least 0"),
+        ("top_p", params.top_p, 0 < params.top_p <= 1, "above 0, at most 1"),
+        ("vocabulary", params.vocabulary, params.vocabulary >= 1, "at least 1"),
+        ("seed", params.seed, params.seed >= 0, "at least 0"),
+        ("step", params.step, params.step >= 0, "at least 0"),
+        ("prompt", request.prompt, request.prompt >= 0, "at least 0"),
+        ("sample", request.sample, request.sample >= 0, "at least 0"),
+    ):
+        if not right:
+            raise RequestError(f"{name}: {value} is impossible; {allowed} is needed.")

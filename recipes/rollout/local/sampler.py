@@ -16,13 +16,13 @@ def uniforms(requests: Sequence[Request], params: SamplingParams) -> Tensor:
 
     Counter-based (Philox), keyed by (seed, step, prompt, sample): any rank, batch or restart draws the same numbers.
     """
-    rows = [
-        np.random.Generator(
-            np.random.Philox(np.random.SeedSequence((params.seed, params.step, request.prompt, request.sample)))
-        ).random(params.max_tokens)
-        for request in requests
-    ]
-    return torch.from_numpy(np.stack(rows))
+    return torch.from_numpy(np.stack([stream(request, params).random(params.max_tokens) for request in requests]))
+
+
+def stream(request: Request, params: SamplingParams) -> np.random.Generator:
+    """Where a sample's uniform numbers come from, one a token; in as many portions as the caller likes."""
+    key = (params.seed, params.step, request.prompt, request.sample)
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def draw(logits_bv: Tensor, uniform_b: Tensor, params: SamplingParams) -> tuple[Tensor, Tensor]:
@@ -36,13 +36,13 @@ def draw(logits_bv: Tensor, uniform_b: Tensor, params: SamplingParams) -> tuple[
         ids int64 [b] and float32 [b], their log-probs at the temperature, top-p left aside.
     """
     logits_bv = logits_bv[:, : params.vocabulary].float()
-    if params.temperature > 0:
+    if params.temperature not in (0, 1):
         logits_bv = logits_bv / params.temperature
     log_probs_bv = logits_bv.log_softmax(dim=-1)
     if params.temperature == 0:
         ids_b = logits_bv.argmax(dim=-1)
     else:
-        probs_bv = log_probs_bv.double().exp()
+        probs_bv = log_probs_bv.double().exp_()
         if params.top_p < 1:
             probs_bv = nucleus(probs_bv, params.top_p)
         cumulative_bv = probs_bv.cumsum(dim=-1)

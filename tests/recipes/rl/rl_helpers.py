@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from data_prep.rows import PoolRow
-from recipes.actors.interface import TokenizedSample
+from recipes.actors.interface import MAXIMUM, TokenizedSample
 from recipes.actors.packing import micro_batches
 from recipes.rl.batch import Prompt, RolloutBatch, Sample
 from recipes.rl.losses import GrpoLoss, ValueLoss
@@ -84,9 +85,17 @@ def loss_over(
         ]
         part, found = loss(torch.stack(placed), batch.per_token_bt)
         total = total + part
-        for name, value in found.items():
-            sums[name] = sums.get(name, 0.0) + float(value)
+        sums = added(sums, found)
     return total, sums
+
+
+def added(sums: Mapping[str, float], found: Mapping[str, Any]) -> dict[str, float]:
+    """Named sums of two parts of a batch, put together as the engines do."""
+    result = dict(sums)
+    for name, value in found.items():
+        both = (result.get(name, 0.0), float(value))  # no maximum is below 0
+        result[name] = max(both) if name.startswith(MAXIMUM) else sum(both)
+    return result
 
 
 def _starts(
@@ -107,5 +116,5 @@ def loss_over_ranks(loss, samples, leaves, ranks, budget):
         mine = [i for i in range(len(samples)) if ranks[i] == rank]
         part, found = loss_over(loss, [samples[i] for i in mine], [leaves[i] for i in mine], budget)
         total = total + part
-        sums = {name: sums.get(name, 0.0) + found.get(name, 0.0) for name in sums.keys() | found.keys()}
+        sums = added(sums, found)
     return total, sums

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from rl_helpers import prompt
+from rl_helpers import added, prompt
 from torch import Tensor
 
 from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.train import TrainConfig
+from crossthink.errors import StoppedEarly
 from recipes.actors.interface import LossFunction, Staged, StepResult, TokenizedSample
 from recipes.actors.packing import micro_batches
 from recipes.rl import checkpoints
@@ -72,8 +74,7 @@ class TableEngine:
         for _, batch in micro_batches(samples, self.budget, pad_id=0):
             value, found = loss(self.predict(batch), batch)
             value.backward()
-            for name, part in {"loss": value.detach(), **found}.items():
-                sums[name] = sums.get(name, 0.0) + float(part)
+            sums = added(sums, {"loss": value.detach(), **found})
         result = StepResult(float(self.table.grad.norm()), sums)
         if result.is_finite:
             self.adam.param_groups[0]["lr"] = lr
@@ -153,7 +154,7 @@ class TableRollouts:
     """Implements `recipes.rollout.interface.RolloutEngine`."""
 
     def refit(self, weights: Any, version: int) -> None:
-        ((_, self.table),) = weights
+        ((_, self.table),) = weights()
         self.version = version
 
     def generate(self, requests: Sequence[Request], params: SamplingParams) -> list[Response]:
@@ -168,6 +169,53 @@ class TableRollouts:
             ids.append(int(torch.multinomial(scores.exp(), 1, generator=random)))
             log_probs.append(float(scores[ids[-1]]))
         return Response(ids[1:], log_probs, "stop" if ids[-1] == STOP else "length", self.version)
+
+
+class RemoteTable(TableRollouts):
+    """Implements `recipes.rollout.interface.RemoteEngine`: the same responses, in another order.
+
+    Attributes:
+        fails: steps whose rollouts fail, and steps whose refits do; each once.
+        shift: added to every log-prob.
+    """
+
+    version: int | None = None
+
+    def __init__(self, fails: Sequence[int] = (), refit_fails: Sequence[int] = (), shift: float = 0.0) -> None:
+        self.fails, self.refit_fails, self.shift = set(fails), set(refit_fails), shift
+        self.asked: list[tuple[int, int]] = []
+        self.under_way = 0
+
+    def refit(self, weights: Any, version: int) -> None:
+        assert not self.under_way, "weights change under a rollout"
+        if version in self.refit_fails:
+            self.refit_fails.discard(version)
+            raise StoppedEarly("no server took the weights")
+        super().refit(weights, version)
+
+    def stream(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[tuple[int, Response]]:
+        self.asked.append((params.step, self.version))
+        self.under_way += 1
+        try:
+            places = list(range(len(requests)))
+            random.Random(params.step).shuffle(places)
+            for number, place in enumerate(places):
+                if params.step in self.fails and number == 7:
+                    self.fails.discard(params.step)
+                    raise StoppedEarly("no server is left")
+                made = self.one(requests[place], params)
+                yield place, replace(made, log_probs=[one + self.shift for one in made.log_probs])
+        finally:
+            self.under_way -= 1
+
+    def rest(self) -> None:
+        assert not self.under_way
+
+    def metrics(self) -> dict[str, float]:
+        return {"rollout_redealt": 0.0}
+
+    def close(self) -> None:
+        pass
 
 
 class Words:
@@ -225,7 +273,12 @@ def table_config(out: Path, steps: int, **options: Any) -> TrainConfig:
 
 
 def table_run(
-    config: TrainConfig, actor: TableActor | None = None, budget: int = 10**9, judge: Any = None, **more: Any
+    config: TrainConfig,
+    actor: TableActor | None = None,
+    budget: int = 10**9,
+    judge: Any = None,
+    engine: TableRollouts | None = None,
+    **more: Any,
 ) -> Parts:
     """Train from the newest checkpoint in `config.out`, or from nothing; returns the parts. `more`: further parts."""
     out = Path(config.out)
@@ -236,12 +289,13 @@ def table_run(
     if newest:
         state = newest.trainer_state()
         start, prompts.position = state["step"], state["prompts"]["position"]
-        for engine in filter(None, (actor, critic)):
-            engine.load(newest.folder)
+        for trained in filter(None, (actor, critic)):
+            trained.load(newest.folder)
     params = SamplingParams(1.0, 1.0, LONGEST, (STOP,), VOCABULARY, config.seed, start)
     records = Records(out, start)
     more = {"evaluate": None, "critic": critic} | more
-    parts = Parts(actor, TableRollouts(), prompts, Words(), params, judge or NextNumber(), records, None, **more)
+    engine = engine or TableRollouts()
+    parts = Parts(actor, engine, prompts, Words(), params, judge or NextNumber(), records, None, **more)
     try:
         train(config, parts, start, state)
     finally:

@@ -158,6 +158,7 @@ def test_the_line_of_a_sample():
         "log_probs": [-0.5, -1.0],
         "finish_reason": "stop",
         "weight_version": 5,
+        "lag": 6,
         "ground_truth": ["A"],
         "options": {"A": "one", "B": "two"},
     }

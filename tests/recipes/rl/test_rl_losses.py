@@ -130,6 +130,21 @@ def test_the_errors_of_the_rollouts_log_probs():
     assert float(sums["logprob_error"]) == pytest.approx(1 + 2 * math.exp(0.1), rel=1e-5)
 
 
+def test_the_mismatch_of_rollout_and_actor():
+    """Mean, share outside the band and largest, of counted tokens alone: the last one has no weight."""
+    log_probs = leaf([[-1.0, -2.0, -3.0, -4.0]])
+    values = per_token(4, 1.0, 0.5)
+    values["weights"][0, 3] = 0.0
+    values["rollout_log_probs"] = torch.tensor([[-1.0, -2.05, -2.5, -9.0]])
+    _, sums = GrpoLoss(clip=0.2, kl=0.0, mismatch_band=0.1)(log_probs, values)
+    assert float(sums["mismatch"]) == pytest.approx(0.55, rel=1e-5)
+    assert float(sums["mismatch_outside"]) == 1
+    assert float(sums["max_mismatch"]) == pytest.approx(0.5, rel=1e-5)
+    values["old_log_probs"] = torch.tensor([[-1.0, -2.05, -2.5, -9.0]])
+    _, sums = GrpoLoss(clip=0.2, kl=0.0)(log_probs, values)
+    assert float(sums["max_mismatch"]) == 0, "against the policy that made the rollout"
+
+
 def paper_loss(groups, clip, kl):
     """Eq. 1, negated, written as the paper has it: sums over responses and tokens, nothing batched or weighted.
 

@@ -5,8 +5,9 @@ from rl_helpers import prompt, response, rollout_batch
 from tiny_helpers import small_tokenizer
 
 from crossthink.errors import EXIT_FAILED, StoppedEarly, UserError
+from recipes.rl.pending import decode
 from recipes.rl.records import PhaseClock
-from recipes.rl.rollouts import InvalidVerdictsError, check_invalid, decode, generate, judge, rollout
+from recipes.rl.rollouts import InvalidVerdictsError, check_invalid, generate, judge, rollout
 from recipes.rollout.interface import Response, SamplingParams
 from reward_server.verdicts import Verdict
 

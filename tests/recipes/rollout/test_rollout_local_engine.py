@@ -38,14 +38,14 @@ def world(request, tmp_path_factory):
     folder = tmp_path_factory.mktemp("model")
     model = write_small_model(folder, tie_word_embeddings=request.param)
     engine = LocalEngine(folder, CPU, batch_size=64)
-    engine.refit(model.named_parameters(), version=1)
+    engine.refit(model.named_parameters, version=1)
     return folder, model, engine
 
 
 def engine_of(world, batch_size):
     folder, model, _ = world
     engine = LocalEngine(folder, CPU, batch_size)
-    engine.refit(model.named_parameters(), version=1)
+    engine.refit(model.named_parameters, version=1)
     return engine
 
 
@@ -157,7 +157,7 @@ def test_padded_ids_are_never_drawn(tmp_path):
     weights["lm_head.weight"] = weights["lm_head.weight"].clone()
     weights["lm_head.weight"][VOCABULARY:] *= 1000
     engine = LocalEngine(tmp_path, CPU, batch_size=8)
-    engine.refit(weights.items(), version=0)
+    engine.refit(weights.items, version=0)
     for temperature in (0.0, 1.0):
         found = engine.generate(requests_of(), replace(PARAMS, temperature=temperature))
         assert max(token for r in found for token in r.token_ids) < VOCABULARY
@@ -185,7 +185,7 @@ def test_half_a_refit_is_refused_until_a_whole_one(world, how):
     engine = LocalEngine(folder, CPU, batch_size=8)
     with pytest.raises(UserError, match="refit it before generating"):
         engine.generate(requests_of(), PARAMS)
-    engine.refit(model.named_parameters(), version=4)
+    engine.refit(model.named_parameters, version=4)
     before = engine.generate(requests_of(1), PARAMS)
     weights = spoiled(
         dict(small_model(seed=9, tie_word_embeddings=model.config.tie_word_embeddings).named_parameters()), how
@@ -197,13 +197,13 @@ def test_half_a_refit_is_refused_until_a_whole_one(world, how):
             raise ConnectionError("gone")
 
         with pytest.raises(ConnectionError):
-            engine.refit(stream(), version=5)
+            engine.refit(stream, version=5)
     else:
         with pytest.raises(UserError, match="Refit"):
-            engine.refit(weights.items(), version=5)
+            engine.refit(weights.items, version=5)
     with pytest.raises(UserError, match="refit it before generating"):
         engine.generate(requests_of(), PARAMS)
-    engine.refit(model.named_parameters(), version=6)
+    engine.refit(model.named_parameters, version=6)
     after = engine.generate(requests_of(1), PARAMS)
     assert [r.token_ids for r in after] == [r.token_ids for r in before]
     assert {r.weight_version for r in before} == {4} and {r.weight_version for r in after} == {6}
@@ -219,7 +219,7 @@ def test_half_a_refit_is_refused_until_a_whole_one(world, how):
 def test_a_refused_refit_says_what_and_how(world, name, shape, says):
     engine = LocalEngine(world[0], CPU, batch_size=8)
     with pytest.raises(UserError, match=says):
-        engine.refit([(name, torch.zeros(shape))], version=0)
+        engine.refit(lambda: [(name, torch.zeros(shape))], version=0)
 
 
 def test_a_refit_copies(world):
@@ -227,7 +227,7 @@ def test_a_refit_copies(world):
     folder, model, _ = world
     engine = LocalEngine(folder, CPU, batch_size=8)
     weights = {name: value.clone() for name, value in model.named_parameters()}
-    engine.refit(weights.items(), version=0)
+    engine.refit(weights.items, version=0)
     before = engine.generate(requests_of(1), PARAMS)
     for value in weights.values():
         value.zero_()
@@ -237,8 +237,8 @@ def test_a_refit_copies(world):
 def test_a_refit_changes_what_is_generated(world):
     folder, model, _ = world
     engine = LocalEngine(folder, CPU, batch_size=8)
-    engine.refit(model.named_parameters(), version=0)
+    engine.refit(model.named_parameters, version=0)
     before = engine.generate(requests_of(1), PARAMS)
     other = small_model(seed=5, tie_word_embeddings=model.config.tie_word_embeddings)
-    engine.refit(other.named_parameters(), version=1)
+    engine.refit(other.named_parameters, version=1)
     assert [r.token_ids for r in engine.generate(requests_of(1), PARAMS)] != [r.token_ids for r in before]

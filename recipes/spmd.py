@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
+
+from crossthink.errors import UserError
 
 
 def _device() -> torch.device:
@@ -28,6 +31,30 @@ def broadcast_json(value: Any) -> Any:
     payload = _bytes_tensor(data) if is_first_rank() else torch.empty(int(size), dtype=torch.uint8, device=_device())
     dist.broadcast(payload, 0)
     return json.loads(bytes(payload.cpu().numpy()))
+
+
+def from_first_rank(made: Callable[[], Any]) -> Any:
+    """What `made` returns on rank 0, on every rank. A UserError there is raised on every rank, with its exit code.
+
+    Rank 0 makes it while the others wait, so whatever else it raises ends them by the process group's own limit.
+    """
+    answer: dict[str, Any] = {}
+    failure: UserError | None = None
+    if is_first_rank():
+        try:
+            answer = {"value": made()}
+        except UserError as error:
+            failure, answer = error, {"failure": str(error), "exit_code": error.exit_code}
+    answer = broadcast_json(answer)
+    if "failure" in answer:
+        raise failure or _again(answer)
+    return answer["value"]
+
+
+def _again(answer: dict[str, Any]) -> UserError:
+    error = UserError(answer["failure"])
+    error.exit_code = answer["exit_code"]
+    return error
 
 
 def gather_json(value: Any) -> list[Any]:

@@ -1,0 +1,31 @@
+"""Something done in a thread beside training, without a collective, so that it never meets those of training."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+
+class Work:
+    """A function in a thread, and what it raised."""
+
+    def __init__(self, function: Callable[[], None], name: str) -> None:
+        """Begin. `name` is the thread's."""
+        self.error: BaseException | None = None
+        self._function = function
+        self._thread = threading.Thread(target=self._run, name=name)
+        self._thread.start()
+
+    def wait(self) -> None:
+        """Until the function has returned or raised."""
+        self._thread.join()
+
+    def is_running(self) -> bool:
+        """Whether it has not yet."""
+        return self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._function()
+        except BaseException as error:  # raised again by the thread that asks
+            self.error = error

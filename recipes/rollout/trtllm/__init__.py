@@ -1,0 +1,1 @@
+"""TensorRT-LLM's PyTorch backend behind the rollout server: AsyncLLM on Ray, refitted in place."""
