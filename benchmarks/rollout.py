@@ -1,6 +1,6 @@
 """Generation and refit on this machine's CPU: the local engine, servers, refits, one step off.
 
-    .venv/bin/python benchmarks/rollout.py [--only engine|refit|servers|lag] [--turns 3]
+    .venv/bin/python benchmarks/rollout.py [--only engine|refit|servers|lag] [--turns 2]
 
 `engine`: the local engine against transformers' `generate` on one random Qwen2: 128 prompts × 8 samples, the same
 budget a sample in both, drawn from a log-normal with a long tail, so both make the same number of tokens. The two take
@@ -32,7 +32,7 @@ def main() -> int:
     """Run what was asked for. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=PARTS, help="one part")
-    parser.add_argument("--turns", type=int, default=3, help="timed turns of each side")
+    parser.add_argument("--turns", type=int, default=2, help="timed turns of each side")
     words = parser.parse_args()
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as `crossthink` does
     import torch

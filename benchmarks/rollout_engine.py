@@ -14,8 +14,8 @@ from step_workers import Case, Model, model_folder
 
 MODEL = Model("0.57 M", 128, 312, 3)
 PROMPTS, GROUP, PROMPT_TOKENS = 128, 8, 32
-MEDIAN_TOKENS, SPREAD, LONGEST = 32, 0.9, 512
-BATCHES = (256, 1024)  # of generate
+MEDIAN_TOKENS, SPREAD, LONGEST = 32, 0.9, 384
+BATCHES = (64, 256)  # of generate
 TARGET = 3.0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from typing import Any
+from urllib.parse import urlsplit
 
 from conf.algorithm import ALGORITHMS, AVERAGES, KL_ESTIMATORS, KL_PLACES, AlgorithmConfig
 from conf.compose import options
@@ -103,6 +104,10 @@ def check_rollout(config: TrainConfig) -> None:
             f"rollout.servers={rollout.servers} starts own servers, and rollout.url={rollout.url} names others. "
             "Drop one of the two."
         )
+    for url in rollout.url:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"rollout.url={url} is no address: http://HOST:PORT.")
     if rollout.token is not None and not rollout.url:
         raise ConfigError("rollout.token is the secret of the servers in rollout.url, which is empty. Drop it.")
     if not (rollout.url or rollout.servers):
