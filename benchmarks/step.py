@@ -49,7 +49,7 @@ COMPARED = (
     (TINY, 32, 96, 0.0),
     (LARGER, 16, 48, 0.0),
 )  # model, prompts, response tokens, KL coefficient
-TAIL = ((TINY, 32, 384, 0.0), (TINY, 32, 384, 0.001))
+TAIL = ((TINY, 32, 384, 0.0),)
 TAIL_MEAN = 48
 GROWTH = tuple(Case(LARGER, prompts, 64, micro_batch=32, generation_batch=64) for prompts in (8, 16, 32, 64))
 PADDED_SAMPLES, SHORTEST, LONGEST, CAP = 1024, 400, 700, 5000

@@ -133,8 +133,9 @@ def test_no_server_left_ends_resumable(tiny_world: TinyWorld, in_process: Path, 
     [
         ("actor.tensor_parallel=2", "actor.pipeline_parallel=2", "rollout.servers=2"),
         ("rollout.servers=1", "rollout.lag=1", "algorithm.importance_cap=2.0"),
+        ("rollout.servers=1", "rollout.lag=1", "rollout.uncorrected=true"),
     ],
-    ids=["tp2_pp2_two_servers", "lag"],
+    ids=["tp2_pp2_two_servers", "lag", "lag_uncorrected"],
 )
 def test_the_demos_task_is_learned(how: tuple[str, ...], tmp_path: Path) -> None:
     done = succeed("demo", f"out={tmp_path / 'demo'}", *how, limit_s=1700)
@@ -142,3 +143,5 @@ def test_the_demos_task_is_learned(how: tuple[str, ...], tmp_path: Path) -> None
     lines = metrics(tmp_path / "demo")
     first, last = (sum(line["reward"] for line in part) / 10 for part in (lines[:10], lines[-10:]))
     assert last > first + 0.15, (first, last)
+    off = "rollout.lag=1" in how
+    assert all((line["mismatch_max"] > 1e-3) == off for line in lines[1:]), "the lag shows, and nothing else does"

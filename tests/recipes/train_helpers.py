@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -108,11 +108,13 @@ def succeed(*words: str, **options: Any) -> subprocess.CompletedProcess:
 
 
 @contextlib.contextmanager
-def rollout_server(world: TinyWorld, folder: Path, port: int = 0) -> Iterator[tuple[subprocess.Popen, str]]:
-    """A rollout server of somebody else's, without weights, and its address; ended with the block."""
+def rollout_server(
+    world: TinyWorld, folder: Path, port: int = 0, more: Sequence[str] = ("weights=refit",)
+) -> Iterator[tuple[subprocess.Popen, str]]:
+    """A rollout server of somebody else's, without weights unless `more` says so, and its address."""
     port_file = folder / f"port-{time.monotonic_ns()}"
-    words = ("serve-rollout", f"model={world.base}", "weights=refit", f"port={port}", "threads=1")
-    with started(*words, env={"CROSSTHINK_PORT_FILE": str(port_file)}) as process:
+    words = ("serve-rollout", f"model={world.base}", f"port={port}", "threads=1")
+    with started(*words, *more, env={"CROSSTHINK_PORT_FILE": str(port_file)}) as process:
         wait_for(port_file.is_file, process)
         yield process, f"http://127.0.0.1:{int(port_file.read_text())}"
 
