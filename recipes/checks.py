@@ -110,7 +110,7 @@ def check_rollout(config: TrainConfig) -> None:
             raise ConfigError(f"rollout.url={url} is no address: http://HOST:PORT.")
     if rollout.token is not None and not rollout.url:
         raise ConfigError("rollout.token is the secret of the servers in rollout.url, which is empty. Drop it.")
-    if not (rollout.url or rollout.servers):
+    if not has_rollout_servers(config):
         if rollout.name == "trtllm":
             raise ConfigError(
                 "rollout=trtllm runs in servers: give rollout.servers=N, or rollout.url=[...] of those that run."
@@ -122,6 +122,11 @@ def check_rollout(config: TrainConfig) -> None:
         _check_lag(config)
     if rollout.overlap_log_probs:
         _check_overlap(config)
+
+
+def has_rollout_servers(config: TrainConfig) -> bool:
+    """Whether others than the actor's ranks generate."""
+    return bool(config.rollout.url or config.rollout.servers)
 
 
 def _check_lag(config: TrainConfig) -> None:

@@ -67,6 +67,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
     from data_prep.overlap import shared_questions
     from data_prep.pool import Pool
     from recipes.actors.mcore.mesh import join_mesh, leave_mesh
+    from recipes.models.hf_config import load_config
     from recipes.models.tokenizer import load_tokenizer, stop_ids
     from recipes.quiet import quiet_libraries
     from recipes.rl.evaluation import evaluate, pool_prompts
@@ -91,7 +92,7 @@ def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any]
             top_p=1.0,
             max_tokens=config.max_response_tokens,
             stop_ids=stop_ids(tokenizer, folder),
-            vocabulary=min(len(tokenizer), engine.model.config.vocab_size),
+            vocabulary=min(len(tokenizer), load_config(folder).vocab_size),
             seed=0,
             step=0,
         )

@@ -14,6 +14,7 @@ from conf.actor import OptimizerConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
 from crossthink.procs import die_with_parent
+from recipes.checks import has_rollout_servers
 from recipes.launch import CRITIC_URL, REWARD_URLS, ROLLOUT_URLS, reward_client
 from recipes.own_critic import rank_log
 from recipes.own_server import PARENT, tail
@@ -30,7 +31,7 @@ def run_rank(
         config: the run's config; `config.out` is claimed and holds everything that was prepared.
         urls: the reward servers.
         critic_url: the critic server, where there is one.
-        rollout_urls: the rollout servers; none: the ranks generate.
+        rollout_urls: the rollout servers, where there are any; ranks other than the first need not know them.
 
     Raises:
         StoppedEarly: stopped on request, resumable.
@@ -51,7 +52,7 @@ def run_rank(
     patience_s = TIMEOUT_S
     if critic_url is not None:
         patience_s = max(patience_s, config.critic.deadline_s + 60.0)
-    if rollout_urls:
+    if has_rollout_servers(config):
         patience_s = max(patience_s, 2 * config.rollout.refit_deadline_s + 120.0)
     mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel, timeout_s=patience_s)
     try:
@@ -117,13 +118,15 @@ def _train(
     try:
         train(config, parts, start, state)
     finally:
-        for part in (parts.progress, parts.records, parts.client, parts.engine if rollout_urls else None):
+        if has_rollout_servers(config):
+            parts.engine.close()  # first: a rollout under way still asks for rewards
+        for part in (parts.progress, parts.records, parts.client):
             if part:
                 part.close()
 
 
 def _rollout_engine(config: TrainConfig, folder: Path, mesh: Any, urls: Sequence[str]) -> Any:
-    if urls:
+    if has_rollout_servers(config):
         from recipes.rollout.served import ServedRollouts
 
         return ServedRollouts(urls, config.rollout)

@@ -60,7 +60,7 @@ def run(config: TrainConfig) -> int:
     if outside_rank() > 0:  # an outside launcher's other ranks wait in the rendezvous for rank 0's preparations
         from recipes.rank import run_rank
 
-        run_rank(config, [], rollout_urls=config.rollout.url)
+        run_rank(config, [])
         return EXIT_DONE
     out = Path(config.out)
     with locked(out):

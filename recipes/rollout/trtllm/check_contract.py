@@ -1,10 +1,12 @@
 """Holds a TensorRT-LLM source tree to the signatures that this binding calls.
 
-    python -m recipes.rollout.trtllm.check_contract TREE                # 0: equal; 1: differences, each with file:line
+    python -m recipes.rollout.trtllm.check_contract TREE                # each difference with file:line
     python -m recipes.rollout.trtllm.check_contract TREE --write        # write contract.json from the tree
 
 TREE is a checkout of TensorRT-LLM, or a folder with its package `tensorrt_llm` (of an installed wheel: its
-site-packages). It is only read, never imported.
+site-packages), or with some of its files. It is only read, never imported.
+
+Exit codes: 0 all equal, 1 differences, 2 no tree, 3 no difference, but names whose files the tree does not have.
 """
 
 from __future__ import annotations
@@ -18,6 +20,8 @@ from crossthink.errors import UserError
 from recipes.rollout.trtllm import contract as contracts
 from recipes.rollout.trtllm.source_tree import SourceTree
 from recipes.rollout.trtllm.wanted import PIN
+
+DIFFERENT, NO_TREE, UNCOVERED = 1, 2, 3
 
 
 def main(words: list[str] | None = None) -> int:
@@ -37,23 +41,26 @@ def main(words: list[str] | None = None) -> int:
         return report(tree, contracts.load(given.contract))
     except UserError as error:
         print(error, file=sys.stderr)
-        return 2
+        return NO_TREE
 
 
 def report(tree: SourceTree, contract: dict[str, contracts.Entry]) -> int:
     """Print a table of every name, and what differs. Returns the exit code."""
-    found = list(contracts.differences(tree, contract))
+    found, absent = list(contracts.differences(tree, contract)), set(contracts.uncovered(tree))
     wrong = {one.name for one in found}
+    states = dict.fromkeys(wrong, "differs") | dict.fromkeys(absent, "not in this tree")
     print("| name | what we use | file | |\n|---|---|---|---|")
     for entry in contract.values():
         row = contracts.to_row(entry)
-        print(f"| {row['name']} | {row['parts']} | {row['file']} | {'differs' if entry.name in wrong else 'equal'} |")
+        print(f"| {row['name']} | {row['parts']} | {row['file']} | {states.get(entry.name, 'equal')} |")
     for one in found:
         print(f"{one.at}: {one.name}: {one.what}")
+    equal = len(contract.keys() - states.keys())
     print(
-        f"{len(contract) - len(wrong & contract.keys())} of {len(contract)} names as in TensorRT-LLM {PIN}'s contract."
+        f"{equal} of {len(contract)} names as in TensorRT-LLM {PIN}'s contract, {len(wrong)} differ, "
+        f"{len(absent)} not in this tree."
     )
-    return 1 if found else 0
+    return DIFFERENT if found else UNCOVERED if absent else 0
 
 
 def commit_of(folder: Path) -> str:

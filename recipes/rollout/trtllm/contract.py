@@ -76,7 +76,7 @@ def dump(entries: Iterator[Entry] | list[Entry], file: Path) -> None:
 
 
 def from_tree(tree: SourceTree, source: Source) -> list[Entry]:
-    """The contract that a tree states. Names it lacks are left out; `differences` tells of them."""
+    """The contract that a tree states. Names it lacks are left out; `differences` and `uncovered` tell of them."""
     entries = []
     for wanted in WANTED:
         found = tree.find(wanted)
@@ -94,11 +94,11 @@ def _cut(wanted: Wanted, found: Found, source: Source) -> Entry:
 
 
 def differences(tree: SourceTree, contract: dict[str, Entry]) -> Iterator[Difference]:
-    """Everything in which a tree is not what the contract says, as far as we use it."""
+    """Everything in which a tree is not what the contract says, as far as we use it and the tree covers it."""
     for wanted in WANTED:
         entry, found = contract.get(wanted.name), tree.find(wanted)
         if found is None:
-            if not wanted.optional:
+            if not wanted.optional and tree.covers(wanted):
                 yield Difference(wanted.name, wanted.path, "is not there")
             continue
         if entry is None:
@@ -109,6 +109,11 @@ def differences(tree: SourceTree, contract: dict[str, Entry]) -> Iterator[Differ
         if found.path != entry.path and "." not in wanted.name and not tree.imports(entry.path, class_name):
             yield Difference(wanted.name, found.at(), f"moved from {entry.path}")
         yield from _compare(wanted, entry, found)
+
+
+def uncovered(tree: SourceTree) -> list[str]:
+    """Names that we need and whose files the tree does not have: nothing is known of them."""
+    return [wanted.name for wanted in WANTED if not wanted.optional and not tree.covers(wanted)]
 
 
 def _compare(wanted: Wanted, entry: Entry, found: Found) -> Iterator[Difference]:

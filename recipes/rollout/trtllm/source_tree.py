@@ -54,6 +54,12 @@ class SourceTree:
         self._modules: dict[str, ast.Module | None] = {}
         self._texts: dict[str, str] = {}
 
+    def covers(self, wanted: Wanted) -> bool:
+        """Whether the tree has a name's file or, elsewhere, its class: else it says nothing of the name."""
+        return (self._root / wanted.path).is_file() or self._class(
+            wanted.name.partition(".")[0], wanted.path
+        ) is not None
+
     def find(self, wanted: Wanted) -> Found | None:
         """What the tree says of a name, inherited parts included; None where it has no such name."""
         class_name, _, method = wanted.name.partition(".")
@@ -103,9 +109,14 @@ class SourceTree:
         return next((found for file in self._files_with(name) if (found := self._here(name, file))), None)
 
     def _here(self, name: str, path: str) -> tuple[str, ast.ClassDef] | None:
+        """A class that a file defines at top level, also where the name is another for it (`Name = Class`)."""
         module = self._module(path)
+        names = {name}
         for node in module.body if module else ():
-            if isinstance(node, ast.ClassDef) and node.name == name:
+            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+                names |= {node.value.id for one in node.targets if isinstance(one, ast.Name) and one.id == name}
+        for node in module.body if module else ():
+            if isinstance(node, ast.ClassDef) and node.name in names:
                 return path, node
         return None
 

@@ -22,7 +22,10 @@ def write_tree(root: Path, contract: dict[str, Entry]) -> Path:
         lines = classes.setdefault((entry.path, owner), [])
         defaults = {part: "None" if value == ANY else value for part, value in entry.parts.items()}
         if entry.kind == FUNCTION:
-            words = ["self", *(part if value == NO_DEFAULT else f"{part}={value}" for part, value in defaults.items())]
+            words = ["self"]
+            for part, value in defaults.items():
+                words += ["*"] * (entry.kinds.get(part) == "keyword" and "*" not in words)
+                words.append(part if value == NO_DEFAULT else f"{part}={value}")
             words += ["**kwargs"] * entry.open
             lines += [f"    {'async ' * entry.is_async}def {method}({', '.join(words)}):", "        pass"]
         elif entry.kind == CLASS:
@@ -70,6 +73,7 @@ def test_equal_tree(tmp_path, capsys):
         ("AsyncLLM.collective_rpc", "method, args=()", "method, *, args=()", "args is keyword, not either"),
         ("AsyncLLM.collective_rpc", "method, args=()", "method, where, args=()", "needs the parameter where"),
         ("AsyncLLM.collective_rpc", "async def collective_rpc", "def collective_rpc", "no longer a coroutine function"),
+        ("PyExecutor.control_action", "*, drain=True", "drain=True", "drain is either, not keyword"),
         ("BaseLLM.generate_async", "def generate_async", "async def generate_async", "is now a coroutine function"),
         ("KvCacheConfig", "enable_block_reuse: object", "block_reuse: object", "has no enable_block_reuse"),
         ("KvCacheConfig", "    dtype: object", "    size: int\n    dtype: object", "needs the field size"),
@@ -127,6 +131,33 @@ def test_inherited_moved_and_imported_names(tmp_path, capsys):
     )
     path.write_text("from ..memory import ExecutorMemoryType\n" + path.read_text())
     assert run(capsys, root)[0] == 0, "what is imported there can be imported from there"
+
+
+def test_a_name_for_another_class(tmp_path, capsys):
+    root = write_tree(tmp_path, load())
+    path, _ = edit(root, "CudaGraphConfig", "class CudaGraphConfig", "class DecodeCudaGraphConfig")
+    code, said = run(capsys, root)
+    assert code == 1 and "CudaGraphConfig: is not there" in said
+    path.write_text(path.read_text() + "CudaGraphConfig = DecodeCudaGraphConfig\n")
+    assert run(capsys, root)[0] == 0
+    path.write_text(path.read_text().replace("enable_padding", "padding"))
+    code, said = run(capsys, root)
+    assert code == 1 and "CudaGraphConfig: has no enable_padding" in said
+
+
+def test_what_the_tree_does_not_have_is_no_difference(tmp_path, capsys):
+    """A file that is missing says nothing; what is there is compared all the same."""
+    root = write_tree(tmp_path, load())
+    missing = next(wanted.path for wanted in WANTED if wanted.name == "PyExecutor")
+    names = [name for name, entry in load().items() if entry.path == missing]
+    (root / missing).unlink()
+    code, said = run(capsys, root)
+    assert code == 3 and "differs" not in said
+    assert said.count("| not in this tree |") == len(names) > 1
+    assert f"{len(load()) - len(names)} of {len(load())} names" in said and f"{len(names)} not in this tree." in said
+    edit(root, "AsyncLLM.release", "release(self, tags)", "release(self, names)")
+    code, said = run(capsys, root)
+    assert code == 1 and said.count("| differs |") == 1 and said.count("| not in this tree |") == len(names)
 
 
 def test_optional_names(tmp_path, capsys):
