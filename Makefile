@@ -7,8 +7,9 @@ NEMO_VENV := .venv-nemo
 NEMO_LOCK := requirements/nemo.lock
 # .venv-nemo's own tests and those of code that meets other versions of its libraries there; and what `make test-slow` adds.
 NEMO_TESTS := tests/crossthink tests/reward_server/protocols/test_protocol_aligner.py $(addprefix tests/recipes/, \
-	actors models rollout test_environment.py test_convert_nemo.py test_train_aligner.py test_train_aligner_ppo.py)
-NEMO_MORE := tests/conf tests/data_prep tests/reward_server tests/recipes/rl
+	actors models test_environment.py test_convert_nemo.py test_train_aligner.py test_train_aligner_ppo.py) \
+	$(addprefix tests/recipes/rollout/test_rollout_, local_engine.py decoder.py continuous.py sampler.py)
+NEMO_MORE := tests/conf tests/data_prep tests/reward_server tests/recipes/rl tests/recipes/rollout
 # Files in their order: pytest-xdist would leave those with few tests, which are the longest, to the end.
 SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
