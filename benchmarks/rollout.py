@@ -20,6 +20,7 @@ The exit code is 1 where a target is missed: engine 3 times, refit 0.8 of the br
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -42,7 +43,7 @@ def main() -> int:
     print(f"{cpu_model()}, {os.cpu_count()} cores, torch {torch.__version__}, load {os.getloadavg()[0]:.1f} before\n")
     kept = []
     for part in (words.only,) if words.only else PARTS:
-        module = __import__(f"rollout_{part}")
+        module = importlib.import_module(f"rollout_{part}")
         kept.append(module.run(words.turns))
     return 0 if all(kept) else 1
 

@@ -40,7 +40,7 @@ class LocalRolloutConfig:
     """The local engine: transformers weights, our continuous batching, in this process."""
 
     name: str = "local"
-    """local (transformers weights, our continuous batching) or trtllm (TensorRT-LLM, always in servers)."""
+    """local (transformers weights, our continuous batching); train also knows trtllm (TensorRT-LLM, in servers)."""
     batch_size: int = 512
     """Samples that one local engine generates side by side."""
 

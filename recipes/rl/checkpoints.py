@@ -17,7 +17,7 @@ from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_file, commit_dir, names_full_disk, write_json
 from recipes.manifest import DamagedError, verify_manifest, write_manifest
 from recipes.rl.retention import BEST, prune
-from recipes.spmd import broadcast_json, is_first_rank
+from recipes.spmd import from_first_rank
 
 CHECKPOINTS = "checkpoints"
 LATEST = "latest"
@@ -105,17 +105,13 @@ def newest_whole(out: Path) -> Checkpoint | None:
     Raises:
         UserError: none is whole, or they are somebody else's.
     """
-    found: dict[str, Any] = {}
-    if is_first_rank():
-        try:
-            checkpoint = _newest_whole(out)
-            found["name"] = checkpoint.folder.name if checkpoint else None
-        except UserError as error:
-            found["refused"] = str(error)
-    found = broadcast_json(found)
-    if "refused" in found:
-        raise UserError(found["refused"])
-    return Checkpoint(out / CHECKPOINTS / found["name"]) if found["name"] else None
+
+    def look() -> str | None:
+        checkpoint = _newest_whole(out)
+        return checkpoint.folder.name if checkpoint else None
+
+    name = from_first_rank(look)
+    return Checkpoint(out / CHECKPOINTS / name) if name else None
 
 
 def _newest_whole(out: Path) -> Checkpoint | None:

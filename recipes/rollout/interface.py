@@ -117,7 +117,7 @@ class RemoteEngine(RolloutEngine, Protocol):
         ...
 
     def metrics(self) -> dict[str, float]:
-        """What happened since the last call. On the first rank."""
+        """Numbers of the servers and of the refits since the last call. On the first rank."""
         ...
 
     def close(self) -> None:

@@ -46,9 +46,9 @@ class ServedRollouts:
         if self._colocated:
             from_first_rank(lambda: self._post("/v1/wake"))
         report = self._sender.refit(weights, version)
-        self._reports.append(report)
         self.version = version
         if self._client is not None:
+            self._reports.append(report)
             self._client.use(report.servers)
 
     def stream(self, requests: Sequence[Request], params: SamplingParams) -> Iterator[tuple[int, Response]]:

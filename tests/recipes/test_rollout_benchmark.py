@@ -25,7 +25,7 @@ def small(monkeypatch):
 def test_both_engines_make_all_tokens(monkeypatch, capsys):
     """Each side insists on the lengths itself."""
     monkeypatch.setattr(rollout_engine, "BATCHES", (2, 4))
-    assert rollout_engine.run(turns=1) in (True, False)
+    rollout_engine.run(turns=1)
     out = capsys.readouterr().out
     assert "3 prompts × 2 samples" in out and "| generate, 4 |" in out and "3.0 is the target" in out
 

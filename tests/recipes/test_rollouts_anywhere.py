@@ -39,7 +39,7 @@ def test_the_same_tokens_wherever_they_are_drawn(
     engine = LocalEngine(tiny_world.base, torch.device("cpu"), 64)
     load_folder(engine, tiny_world.base)
     wanted = engine.generate(requests, params)
-    assert {one.finish_reason for one in wanted} == {"stop", "length"} or len({tuple(o.token_ids) for o in wanted}) > 20
+    assert len({tuple(one.token_ids) for one in wanted}) > 20
     served = ("token_delay_s=0.02", "batch_size=32")
     with contextlib.ExitStack() as stack:
         servers = [stack.enter_context(rollout_server(tiny_world, tmp_path, more=served)) for _ in range(3)]
