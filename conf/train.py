@@ -10,6 +10,7 @@ from omegaconf import MISSING
 from conf.actor import ActorConfig, OptimizerConfig
 from conf.algorithm import AlgorithmConfig, CriticConfig
 from conf.blend import BlendConfig
+from conf.nodes import NodesConfig
 from conf.reward import RewardConfig
 from conf.rollout import RolloutConfig
 
@@ -161,6 +162,7 @@ class TrainConfig:
     eval: EvalDuringConfig = field(default_factory=EvalDuringConfig)
     tracking: TrackingConfig = field(default_factory=TrackingConfig)
     profile: ProfileConfig = field(default_factory=ProfileConfig)
+    nodes: NodesConfig = field(default_factory=NodesConfig)
     pool_templates: dict[str, str] = field(default_factory=dict)
     """question_template and answer_template that the pool must have been prepared with; empty takes any pool."""
     recipe: str | None = None

@@ -28,7 +28,9 @@ DEMO_HELD_OUT = "demo/held_out"
 # What a resumed run may change: where it runs, how it is cut into pieces, how often it writes, how far it goes and
 # when it gives up.
 MAY_CHANGE = (
-    "resume", "steps", "actor", "rollout.batch_size", "micro_batch_tokens", "checkpoint", "eval.every",
+    "resume", "steps", "actor", "rollout.batch_size", "rollout.servers", "rollout.url", "rollout.token",
+    "rollout.transport", "rollout.bucket_mb", "rollout.weights_dir", "rollout.deadline_s", "rollout.refit_deadline_s",
+    "rollout.outage_limit_s", "nodes", "micro_batch_tokens", "checkpoint", "eval.every",
     "optimizer.max_skipped", "reward.url", "reward.workers", "reward.deadline_s", "reward.outage_limit_s",
     "reward.max_invalid", "reward.token", "profile", "tracking",
 )  # fmt: skip
