@@ -33,6 +33,8 @@ class ClusterConfig:
     """Node features, such as h100."""
     reservation: str | None = None
     """Reservation."""
+    gpu: str | None = None
+    """GPU of the nodes as `plan` calls it (h100, ...): the run's memory is checked against it; null: it is not."""
     time: str = "04:00:00"
     """Time limit of one job, [days-]hours:minutes:seconds. A run goes on in the next job."""
     gres: str | None = None
@@ -65,6 +67,8 @@ class ClusterConfig:
     """Network interface whose address nodes publish, such as ib0; null: that of the host name."""
     continuation: str = "requeue"
     """How a run goes on after exit code 75: requeue (the same job again) or chain (jobs queued one behind another)."""
+    exclude: list[str] = field(default_factory=list)
+    """Nodes to leave out."""
     jobs: int = 8
     """Jobs of a chain; most requeues of one job."""
     signal_s: int = 300

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from conf.ablations import presets, register
+from conf.cluster_file import cluster_words, is_cluster_file
 from conf.train import DemoConfig, TrainConfig
 from crossthink.errors import ConfigError, did_you_mean
 
@@ -24,10 +25,10 @@ CONF = Path(__file__).parent
 PATH_KEYS = re.compile(
     r"^(out|data|run|checkpoint|path|model\.path|eval\.data|((reward|rollout)\.)?token|sources\.\w+\.path"
     r"|served_name|(rollout\.)?weights_dir|decontaminate\.path|prompts\.folder|prompts\.tokenizer"
-    r"|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri)$"
+    r"|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri|picture|cluster\.((rollout_)?image|python))$"
 )
 # Keys below a dictionary: a config dataclass does not list them.
-_BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|(reward\.)?shaping\.source_weights)"
+_BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|cluster\.env|(reward\.)?shaping\.source_weights)"
 FREE_KEYS = re.compile(rf"^(sources\.\w+\.\w+|{_BY_NAME}\.\w+)$")
 # Dictionaries whose keys no schema knows, such as names of sources: Hydra has to be told that a new one is meant.
 OPEN_KEYS = re.compile(rf"^{_BY_NAME}(\.|$)")
@@ -67,7 +68,9 @@ def resolve(command: str, schema: type, overrides: Sequence[str]) -> Any:
         if not equals or key.startswith(("+", "~")):
             raise ConfigError(f"'{override}' is not of the form key=value.")
         _check_known(command, schema, key, value)
-        if key == "model" and "model.name" not in set(keys(schema)):
+        if key == "cluster" and is_cluster_file(value):
+            words = [*cluster_words(Path(value), _quote), *words]
+        elif key == "model" and "model.name" not in set(keys(schema)):
             folder = value  # conf/model/ makes `model` a group to Hydra's grammar, whatever the schema says
         else:
             words += _literal(key, value)
@@ -150,7 +153,7 @@ def _check_known(command: str, schema: type, key: str, value: str) -> None:
             f"'{key}' is not a key of `crossthink {command}`.{did_you_mean(key, sorted(known))} "
             f"`crossthink {command} --help` lists all."
         )
-    if key in groups() and key != "model":
+    if key in groups() and key != "model" and not (key == "cluster" and is_cluster_file(value)):
         words = [word.strip() for word in value.strip("[]").split(",")] if key == "sources" else [value]
         allowed = options(key, schema)
         unknown = [word for word in words if word not in allowed and (word or key != "sources")]

@@ -1,4 +1,4 @@
-"""The machines that a job takes: `nodes.*`. For `plan` and `submit`; `train` itself takes what its launcher gives it."""
+"""The nodes that a job takes: `nodes.*`. For `plan` and `submit`; `train` itself takes what its launcher gives it."""
 
 from __future__ import annotations
 

@@ -67,7 +67,8 @@ class ServeRewardConfig:
     drain_s: float = 30.0
     """Seconds that requests under way are given after SIGTERM."""
     token: str | None = None
-    """Shared secret, sent by clients as `Authorization: Bearer TOKEN` or in the path, /t/TOKEN/v1/score."""
+    """Shared secret, or @FILE that holds it; sent by clients as `Authorization: Bearer TOKEN` or in the path,
+    /t/TOKEN/v1/score."""
     invalid_as: float | None = None
     """Number that stands for an invalid item (bad_gold, error) in protocols that have no null: OpenRLHF, NeMo-Gym,
     NeMo-Aligner. Absent: the request fails and names the items."""
@@ -96,7 +97,7 @@ class RewardConfig:
     max_invalid: float = 0.01
     """Largest share of invalid verdicts (bad_gold, error) of a step before the run stops."""
     token: str | None = None
-    """Shared secret of the servers in url."""
+    """Shared secret of the servers in url, or @FILE that holds it."""
 
 
 @dataclass

@@ -54,7 +54,7 @@ class RolloutConfig(LocalRolloutConfig):
     url: list[str] = field(default_factory=list)
     """Rollout servers of others; empty: those of servers, or the actor's processes."""
     token: str | None = None
-    """Shared secret of the servers in url."""
+    """Shared secret of the servers in url, or @FILE that holds it."""
     transport: str = "auto"
     """How weights get to servers: collective (NCCL, gloo), files (safetensors), or auto: collective where both sides
     have the same torch and NCCL."""
@@ -98,7 +98,8 @@ class ServeRolloutConfig:
     port: int = 8001
     """TCP port; 0: any free one."""
     token: str | None = None
-    """Shared secret, sent by clients as `Authorization: Bearer TOKEN` (an OpenAI client's api_key)."""
+    """Shared secret, or @FILE that holds it; sent by clients as `Authorization: Bearer TOKEN` (an OpenAI client's
+    api_key)."""
     served_name: str | None = None
     """Model name of the OpenAI endpoints; null: the folder's name."""
     batch_size: int = 512

@@ -108,8 +108,8 @@ def check_rollout(config: TrainConfig) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"rollout.url={url} is no address: http://HOST:PORT.")
-    if rollout.token is not None and not rollout.url:
-        raise ConfigError("rollout.token is the secret of the servers in rollout.url, which is empty. Drop it.")
+    if rollout.token is not None and not has_rollout_servers(config):
+        raise ConfigError("rollout.token is the secret of rollout servers, and the run has none. Drop it.")
     if not has_rollout_servers(config):
         if rollout.name == "trtllm":
             raise ConfigError(

@@ -46,6 +46,9 @@ COMMANDS = {
     ),
     "rescore": Command("conf.reward:RescoreConfig", "recipes.rescore", "score a run's dumped rollouts again, offline"),
     "report": Command("conf.report:ReportConfig", "recipes.report", "one self-contained HTML page from a run"),
+    "plan": Command("conf.plan:PlanConfig", "recipes.plan", "memory, time and layout of a run before it is submitted"),
+    "submit": Command("conf.cluster:SubmitConfig", "slurm.submit", "train on a SLURM cluster", dry_run=True),
+    "status": Command("conf.cluster:StatusConfig", "slurm.status", "a run's jobs, step, reward, ETA, last error"),
     "doctor": Command("conf.report:DoctorConfig", "recipes.doctor", "what of torch, CUDA, TE, NeMo, SLURM is here"),
 }
 

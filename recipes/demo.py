@@ -29,6 +29,7 @@ def run(config: DemoConfig) -> int:
         The exit code; 75 after Ctrl-C, with everything saved.
     """
     train.check(config)
+    launch.OwnServers().check(config)
     out = Path(config.out)
     _set_finished_aside(out)
     config.resume = config.resume or read_config(out) is not None
@@ -70,7 +71,7 @@ def _work(config: DemoConfig, out: Path) -> int:
         check_held_out(config)
         _evaluate(config, out / BASE, out / EVAL_BASE, urls)
         _say("training", out)
-        code = train.run_claimed(config, urls)
+        code = train.run_claimed(config, urls, launch.OwnServers())
         if code == EXIT_DONE:
             _evaluate(config, out, out / EVAL_FINAL, urls)
     return code

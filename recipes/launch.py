@@ -12,12 +12,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from conf.reward import RewardConfig, ShapingConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE
 from crossthink.procs import free_port, stop
+from crossthink.secret import read_secret
+from recipes import own_critic
 from recipes.own_server import PARENT, OwnRewardServer, OwnRolloutServer, tail
 from reward_server.client import RewardClient
 
@@ -26,6 +28,49 @@ GRACE_S = 15.0
 REWARD_URLS = "CROSSTHINK_REWARD_URLS"
 ROLLOUT_URLS = "CROSSTHINK_ROLLOUT_URLS"
 CRITIC_URL = "CROSSTHINK_CRITIC_URL"
+
+
+class Servers(Protocol):
+    """Where a run's servers are from. Each is there for as long as the block; all raise UserError where they are not.
+
+    `OwnServers` starts them on this machine; under a batch system other tasks of the job have started them.
+    """
+
+    def check(self, config: TrainConfig) -> None:
+        """Refuse what these servers cannot be. Raises ConfigError."""
+        ...
+
+    def reward(self, config: TrainConfig, log: Path) -> contextlib.AbstractContextManager[list[str]]:
+        """Addresses of reward servers. An own one writes into `log`."""
+        ...
+
+    def rollout(self, config: TrainConfig, model: Path) -> contextlib.AbstractContextManager[list[str]]:
+        """Addresses of rollout servers; none where the actor's ranks generate. `model` has config and tokenizer."""
+        ...
+
+    def critic(self, config: TrainConfig, world: int) -> contextlib.AbstractContextManager[str | None]:
+        """Address of the critic server of `world` ranks; None where the run wants none."""
+        ...
+
+
+class OwnServers:
+    """Implements `Servers`: processes of this machine, which live as long as the block."""
+
+    def check(self, config: TrainConfig) -> None:
+        """See `Servers.check`."""
+        own_critic.check(config)
+
+    def reward(self, config: TrainConfig, log: Path) -> contextlib.AbstractContextManager[list[str]]:
+        """See `Servers.reward`."""
+        return reward_servers(config.reward, log)
+
+    def rollout(self, config: TrainConfig, model: Path) -> contextlib.AbstractContextManager[list[str]]:
+        """See `Servers.rollout`."""
+        return rollout_servers(config, model)
+
+    def critic(self, config: TrainConfig, world: int) -> contextlib.AbstractContextManager[str | None]:
+        """See `Servers.critic`."""
+        return own_critic.critic_server(config, world)
 
 
 @contextlib.contextmanager
@@ -73,9 +118,8 @@ def rollout_servers(config: TrainConfig, model: Path) -> Iterator[list[str]]:
 
 def reward_client(config: RewardConfig, urls: Sequence[str]) -> RewardClient:
     """The client of these servers, with the patience and the secret that the config gives it."""
-    return RewardClient(
-        urls, deadline_s=config.deadline_s, outage_limit_s=config.outage_limit_s, token=config.token or None
-    )
+    token = read_secret(config.token, "reward.token")
+    return RewardClient(urls, deadline_s=config.deadline_s, outage_limit_s=config.outage_limit_s, token=token)
 
 
 def rules_facts(info: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def check(config: TrainConfig) -> None:
     Raises:
         ConfigError: names key, value and what is allowed.
     """
-    if not _is_wanted(config):
+    if not is_wanted(config):
         return
     if "WORLD_SIZE" in os.environ:
         raise ConfigError(
@@ -76,7 +76,7 @@ def critic_server(config: TrainConfig, world: int) -> Iterator[str | None]:
     Raises:
         UserError: it did not start; shows the end of its log.
     """
-    if not _is_wanted(config):
+    if not is_wanted(config):
         yield None
         return
     with OwnCriticServer(config, world) as server:
@@ -197,7 +197,8 @@ class OwnCriticServer:
         _kill_groups([process.pid for process in self._ranks])
 
 
-def _is_wanted(config: TrainConfig) -> bool:
+def is_wanted(config: TrainConfig) -> bool:
+    """Whether the run's critic is a server."""
     return config.algorithm.name == "ppo" and config.actor.name == "aligner"
 
 

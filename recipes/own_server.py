@@ -11,8 +11,8 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from conf.rollout import ServeRolloutConfig
 from conf.train import TrainConfig
 from crossthink.errors import UserError
 from crossthink.procs import stop
+from crossthink.secret import FROM_FILE, read_secret
 
 PARENT = "CROSSTHINK_PARENT"
 START_S = 60.0
@@ -33,6 +34,24 @@ ROLLOUT_START_S = {"local": 120.0, "trtllm": 1800.0}
 """Seconds until a rollout server must answer, by engine: TensorRT-LLM compiles and captures graphs first."""
 LOOK_S = 0.5
 """Pause between two questions to the server whether it has served anything yet."""
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where an own server listens: its host, and the file with the secret that others than this machine's need."""
+
+    host: str = "127.0.0.1"
+    token_file: Path | None = None
+
+    def words(self) -> list[str]:
+        """Settings of the server's command."""
+        return [f"host={self.host}", *([] if self.token_file is None else [f"token={FROM_FILE}{self.token_file}"])]
+
+    def headers(self) -> dict[str, str]:
+        """Of a request to the server."""
+        if self.token_file is None:
+            return {}
+        return {"Authorization": f"Bearer {read_secret(f'{FROM_FILE}{self.token_file}')}"}
 
 
 class OwnServer:
@@ -47,11 +66,24 @@ class OwnServer:
         served: found in its `/metrics` once it has served a request.
         log: where its output is appended.
         start_s: seconds until it must answer.
+        address: where it listens.
+        environment: more variables of its process.
     """
 
-    def __init__(self, what: str, words: Sequence[str], served: re.Pattern[str], log: Path, start_s: float = START_S):
+    def __init__(
+        self,
+        what: str,
+        words: Sequence[str],
+        served: re.Pattern[str],
+        log: Path,
+        start_s: float = START_S,
+        address: Address | None = None,
+        environment: Mapping[str, str] | None = None,
+    ):
         self._what = what
-        self._words = list(words)
+        self._address = address or Address()
+        self._words = [*words, *self._address.words()]
+        self._environment = dict(environment or {})
         self._served_pattern = served
         self._start_s = start_s
         self._log = log
@@ -75,13 +107,9 @@ class OwnServer:
         if self._process is None:
             self.launch()
         try:
-            try:
-                self._port = self._wait_until_up()
-            except BaseException:
-                stop(self._process)
-                raise
+            self._port = self._wait_until_up()
         except BaseException:
-            self._scratch.cleanup()
+            self.end()
             raise
         self._keeper.start()
         return self
@@ -100,15 +128,16 @@ class OwnServer:
     @property
     def url(self) -> str:
         """Its address, the same over all restarts."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http://{self._address.host}:{self._port}"
 
     def _start(self) -> subprocess.Popen:
         self._starts += 1
         self._port_file = Path(self._scratch.name) / f"port-{self._starts}"
+        told = {PARENT: str(os.getpid()), "CROSSTHINK_PORT_FILE": str(self._port_file)}
         with open(self._log, "a", encoding="utf-8") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "recipes.cli", *self._words, f"port={self._port}"],
-                env={**os.environ, PARENT: str(os.getpid()), "CROSSTHINK_PORT_FILE": str(self._port_file)},
+                env={**os.environ, **self._environment, **told},
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -161,7 +190,7 @@ class OwnServer:
 
     def _has_served(self) -> bool:
         try:
-            page = httpx.get(self.url + "/metrics", timeout=5.0, trust_env=False)
+            page = httpx.get(self.url + "/metrics", headers=self._address.headers(), timeout=5.0, trust_env=False)
         except httpx.TransportError:
             return False  # it may just have ended, which `_keep` sees next
         return bool(self._served_pattern.search(page.text))
@@ -170,7 +199,7 @@ class OwnServer:
         """Refuse every request until the block ends."""
         _say(why)
         try:
-            server = http.server.ThreadingHTTPServer(("127.0.0.1", self._port), _refusing(why))
+            server = http.server.ThreadingHTTPServer((self._address.host, self._port), _refusing(why))
         except OSError as error:
             _say(f"{self.url} is in use by another program ({error.strerror}).")
             return
@@ -186,12 +215,13 @@ class OwnRewardServer(OwnServer):
     Args:
         config: what it judges by, and its workers.
         log: where its output is appended.
+        address: where it listens.
     """
 
-    def __init__(self, config: RewardConfig, log: Path):
+    def __init__(self, config: RewardConfig, log: Path, address: Address | None = None):
         shaping = [f"shaping.{key}={_word(value)}" for key, value in asdict(config.shaping).items()]
         words = ["serve-reward", f"match={config.match}", f"workers={config.workers}", *shaping]
-        super().__init__("reward server", words, _served("crossthink_reward_requests"), log)
+        super().__init__("reward server", words, _served("crossthink_reward_requests"), log, address=address)
 
 
 class OwnRolloutServer(OwnServer):
@@ -202,9 +232,19 @@ class OwnRolloutServer(OwnServer):
         model: folder of the model's config and tokenizer.
         log: where its output is appended.
         threads: CPU threads.
+        address: where it listens.
+        environment: more variables of its process.
     """
 
-    def __init__(self, config: TrainConfig, model: Path, log: Path, threads: int):
+    def __init__(
+        self,
+        config: TrainConfig,
+        model: Path,
+        log: Path,
+        threads: int,
+        address: Address | None = None,
+        environment: Mapping[str, str] | None = None,
+    ):
         rollout = config.rollout
         words = [
             "serve-rollout",
@@ -221,7 +261,8 @@ class OwnRolloutServer(OwnServer):
             *(f"trtllm.{key}={value!r}" for key, value in asdict(rollout.trtllm).items()),
         ]
         start_s = ROLLOUT_START_S[rollout.name]
-        super().__init__("rollout server", words, _served("crossthink_rollout_http_requests"), log, start_s)
+        served = _served("crossthink_rollout_http_requests")
+        super().__init__("rollout server", words, served, log, start_s, address, environment)
 
 
 def tail(log: Path, lines: int = 15) -> str:

@@ -16,6 +16,7 @@ import uvicorn
 from conf.rollout import ENGINES, KV_DTYPES, ServeRolloutConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.procs import die_with_parent
+from crossthink.secret import read_secret
 from recipes.models.model_folder import check_model_folder, check_tokenizer_files, is_megatron_folder, read_model_config
 from reward_server import logs
 from reward_server.listening import BACKLOG, announce, bind, end_cleanly, is_loopback
@@ -52,6 +53,7 @@ def run(config: ServeRolloutConfig) -> None:
     """
     if parent := os.environ.get("CROSSTHINK_PARENT"):
         die_with_parent(int(parent))
+    config = replace(config, token=read_secret(config.token))
     check(config)
     prompt, total = lengths(config)
     config = replace(config, max_prompt_tokens=prompt, max_total_tokens=total)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,9 @@ from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from crossthink.files import sha256_file
 from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
-from recipes import launch, own_critic, prepare
+from recipes import launch, prepare
 from recipes.actors.aligner import limits as aligner_limits
-from recipes.actors.mcore.limits import check_batch
+from recipes.actors.mcore.limits import Machine, check_batch
 from recipes.actors.megatron import limits as megatron_limits
 from recipes.checks import (
     check_algorithm,
@@ -48,15 +49,21 @@ LIMITS = {"megatron": megatron_limits, "aligner": aligner_limits}
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
 
 
-def run(config: TrainConfig) -> int:
+def run(config: TrainConfig, servers: launch.Servers | None = None) -> int:
     """Train a policy. Returns the exit code.
+
+    Args:
+        config: the run's.
+        servers: where its servers are from; absent: it starts its own.
 
     Raises:
         ConfigError: an impossible config, before anything starts.
         UserError: what a user can mend, later; whatever was finished is saved.
         StoppedEarly: SIGINT or SIGTERM; resumable.
     """
+    servers = servers or launch.OwnServers()
     check(config)
+    servers.check(config)
     if outside_rank() > 0:  # an outside launcher's other ranks wait in the rendezvous for rank 0's preparations
         from recipes.rank import run_rank
 
@@ -66,11 +73,11 @@ def run(config: TrainConfig) -> int:
     with locked(out):
         claim(config)
         (out / "logs").mkdir(exist_ok=True)
-        with launch.reward_servers(config.reward, out / "logs" / "reward_server.log") as urls:
-            return run_claimed(config, urls)
+        with servers.reward(config, out / "logs" / "reward_server.log") as urls:
+            return run_claimed(config, urls, servers)
 
 
-def run_claimed(config: TrainConfig, urls: list[str]) -> int:
+def run_claimed(config: TrainConfig, urls: list[str], servers: launch.Servers) -> int:
     """Train in a claimed run folder with running reward servers. Returns the exit code."""
     out = Path(config.out)
     print(plan(config), file=sys.stderr)
@@ -86,8 +93,8 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
     facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), **rules}
     record_manifest(out, facts)
     with (
-        own_critic.critic_server(config, world_size(config)) as critic_url,
-        launch.rollout_servers(config, model_folder(config)) as rollout_urls,
+        servers.critic(config, world_size(config)) as critic_url,
+        servers.rollout(config, model_folder(config)) as rollout_urls,
     ):
         if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
             return launch.run_ranks(out, world_size(config), urls, critic_url, rollout_urls)
@@ -97,8 +104,20 @@ def run_claimed(config: TrainConfig, urls: list[str]) -> int:
         return EXIT_DONE
 
 
-def check(config: TrainConfig) -> None:
+@dataclass(frozen=True)
+class Elsewhere:
+    """Where a run is to start, if not here: its ranks, and what their nodes have."""
+
+    world: int
+    machine: Machine
+
+
+def check(config: TrainConfig, elsewhere: Elsewhere | None = None) -> None:
     """Refuse what cannot work, naming key, value and what is allowed.
+
+    Args:
+        config: the run's.
+        elsewhere: where it is to start; absent: in this process, on this machine.
 
     Raises:
         ConfigError: see above.
@@ -125,16 +144,17 @@ def check(config: TrainConfig) -> None:
             f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
             f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
         )
-    check_environment(config.actor.name)
-    own_critic.check(config)
     limits = LIMITS[config.actor.name]
-    limits.check_settings(config.actor)
+    if elsewhere is None:
+        check_environment(config.actor.name)
+    limits.check_settings(config.actor, elsewhere and elsewhere.machine)
+    world = world_size(config) if elsewhere is None else elsewhere.world
     check_batch(
         config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout,
-        world_size(config) // (config.actor.tensor_parallel * config.actor.pipeline_parallel),
+        world // (config.actor.tensor_parallel * config.actor.pipeline_parallel),
     )
-    world, outside = world_size(config), int(os.environ.get("WORLD_SIZE", "1"))
-    if "WORLD_SIZE" in os.environ and world != outside:
+    outside = int(os.environ.get("WORLD_SIZE", "1"))
+    if elsewhere is None and "WORLD_SIZE" in os.environ and world != outside:
         tensor, pipeline = config.actor.tensor_parallel, config.actor.pipeline_parallel
         raise ConfigError(
             f"actor.tensor_parallel × actor.pipeline_parallel × actor.data_parallel = {tensor} × {pipeline} × "

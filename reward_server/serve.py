@@ -8,12 +8,14 @@ import math
 import os
 import socket
 import subprocess
+from dataclasses import replace
 
 import uvicorn
 
 from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.procs import die_with_parent, stop
+from crossthink.secret import read_secret
 from reward_server import logs, shaping, triton_child
 from reward_server.app import create_app
 from reward_server.guard import GuardedProtocol
@@ -46,6 +48,7 @@ def run(config: ServeRewardConfig) -> None:
     """
     if parent := os.environ.get("CROSSTHINK_PARENT"):
         die_with_parent(int(parent))
+    config = replace(config, token=read_secret(config.token))
     check(config)
     logs.configure()
     with bind(config.host, config.port) as listener:

@@ -15,6 +15,7 @@ from recipes.rl.batch import Prompt, RolloutBatch, Sample
 from recipes.rl.scoring import Judge, ScoringAhead, item
 from recipes.rl.work import Work
 from recipes.rollout.interface import RemoteEngine, Request, Response, SamplingParams
+from recipes.signs_of_life import beat
 from recipes.spmd import broadcast_json, from_first_rank, is_first_rank
 from reward_server.verdicts import Verdict
 
@@ -145,7 +146,7 @@ class PendingRollout:
         The first rank is heard of now and then: a rollout may take longer than a collective may.
         """
         while not broadcast_json(self._holds_soon(condition)):
-            continue
+            beat()
 
     def _holds_soon(self, condition: Callable[[], bool]) -> bool:
         if self._work is None:

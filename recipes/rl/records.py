@@ -19,6 +19,7 @@ from crossthink.files import atomic_file, names_full_disk
 from recipes.rl.batch import RolloutBatch, Sample
 from recipes.rl.trackers import Tracker
 from recipes.run_files import BAD_BATCHES, EVALUATIONS, METRICS, ROLLOUTS, TENSORBOARD, read_lines, rollout_file
+from recipes.signs_of_life import beat
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,13 @@ class PhaseClock:
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Add the block's wall-clock seconds to phase `name`, which is also a range of the profiler's."""
+        beat()
         start = time.perf_counter()
         try:
             with record_function(name):
                 yield
         finally:
+            beat()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     @property

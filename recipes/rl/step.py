@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from conf.actor import OptimizerConfig
 from conf.algorithm import CriticConfig
 from conf.train import TrainConfig
+from crossthink.errors import UserError
 from recipes.actors.interface import LossFunction, MicroBatch, TokenizedSample
 from recipes.rl.batch import RolloutBatch, with_per_token
 from recipes.rl.credit import with_advantages, with_weights
@@ -26,8 +28,11 @@ from recipes.rl.records import PhaseClock
 from recipes.rl.rollouts import check_invalid, rollout
 from recipes.rl.skipped import Update
 from recipes.rl.throughput import peak_memory_mb
-from recipes.rollout.interface import RemoteEngine
+from recipes.rollout.interface import LostWeightsError, RemoteEngine
+from recipes.spmd import any_rank, is_first_rank
 
+MOST_REFITS = 3
+"""Refits within a step, of servers that were started again."""
 PARTS_AHEAD = 4
 """Parts of a rollout whose reference log-probs are computed while the next is generated."""
 
@@ -49,18 +54,23 @@ def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> 
     elsewhere = isinstance(parts.engine, RemoteEngine)
 
     def draw(count: int, first: int) -> RolloutBatch:
-        with room_for_rollouts(config, parts):
-            drawn = rollout(
+        prompts = parts.prompts.draw(count)
+
+        def generate() -> RolloutBatch:
+            return rollout(
                 parts.engine,
                 parts.client,
                 parts.tokenizer,
-                parts.prompts.draw(count),
+                prompts,
                 config.samples_per_prompt,
                 replace(parts.params, step=step),
                 config.reward.think_prefilled,
                 clock,
                 first,
             )
+
+        with room_for_rollouts(config, parts):
+            drawn = with_weights_brought_back(parts, step, generate)
         if not elsewhere:
             lengths = drawn.lengths
             clock.ran("rollout", "prefill", lengths[:: drawn.group])  # a prompt is read once for its group
@@ -71,6 +81,24 @@ def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> 
         check_invalid(drawn, config.reward.max_invalid)
 
     return draw_useful(draw, config.prompts_per_step, config.algorithm.dynamic_sampling, check)
+
+
+def with_weights_brought_back(parts: Parts, step: int, generate: Callable[[], RolloutBatch]) -> RolloutBatch:
+    """What `generate` makes; where every rollout server was started again meanwhile, after a refit. Collective.
+
+    Raises:
+        UserError: as `generate`; or they lost the weights `MOST_REFITS` times, and once more.
+    """
+    for _ in range(MOST_REFITS if isinstance(parts.engine, RemoteEngine) else 0):
+        try:
+            return generate()
+        except UserError as error:
+            if not any_rank(isinstance(error, LostWeightsError)):  # the first rank's own kind of error
+                raise
+            if is_first_rank():
+                print(f"crossthink: step {step}: {error} They get them once more.", file=sys.stderr, flush=True)
+            parts.engine.refit(parts.actor.weights, version=step - 1)
+    return generate()
 
 
 def room_for_rollouts(config: TrainConfig, parts: Parts) -> contextlib.AbstractContextManager[None]:

@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
-from crossthink.errors import UserError
+from crossthink.errors import EXIT_RESUMABLE, UserError
 
 FINISH_STOP = "stop"
 FINISH_LENGTH = "length"
@@ -25,6 +25,12 @@ A tensor keeps its values while it is held."""
 
 class RefitError(UserError):
     """The engine could not take new weights over. Either its old ones still serve, or it refuses to generate."""
+
+
+class LostWeightsError(UserError):
+    """Servers answer, but none has the weights any more, as they were started again: a refit would mend that."""
+
+    exit_code = EXIT_RESUMABLE
 
 
 class RequestError(UserError):

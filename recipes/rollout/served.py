@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from conf.rollout import RolloutConfig
+from crossthink.secret import read_secret
 from recipes.rollout.client.client import RolloutClient
 from recipes.rollout.interface import Request, Response, SamplingParams, Weights
 from recipes.rollout.refit.sender import RefitReport, WeightSender
@@ -22,18 +23,19 @@ class ServedRollouts:
         """
         self.version: int | None = None
         self._colocated = config.colocated
+        token = read_secret(config.token, "rollout.token")
         self._sender = WeightSender(
             urls,
             transport=config.transport,
             bucket_bytes=int(config.bucket_mb * 2**20),
             weights_dir=config.weights_dir,
             deadline_s=config.refit_deadline_s,
-            token=config.token,
+            token=token,
         )
         self._client = None
         if is_first_rank():
             self._client = RolloutClient(
-                urls, token=config.token, deadline_s=config.deadline_s, outage_limit_s=config.outage_limit_s
+                urls, token=token, deadline_s=config.deadline_s, outage_limit_s=config.outage_limit_s
             )
         self._reports: list[RefitReport] = []
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
-from recipes.actors.mcore.limits import check_choices, check_sequence_parallel
+from recipes.actors.mcore.limits import Machine, check_choices, check_sequence_parallel, this_machine
 from recipes.actors.mcore.precision import DTYPES
 from recipes.actors.mcore.recompute import RECOMPUTE
-from recipes.machine import gpu_names
 
 CHOICES = {
     "recompute": RECOMPUTE,
@@ -37,27 +34,6 @@ ON_GPU = (
     ("overlap", True, "collectives overlap with GPU streams", "null, false"),
     ("offload", True, "there is no device memory to free", "false"),
 )
-
-
-@dataclass(frozen=True)
-class Machine:
-    """What of the GPU stack is here.
-
-    Attributes:
-        cuda: there is a GPU.
-        transformer_engine: Transformer Engine is installed.
-        apex: apex is installed.
-    """
-
-    cuda: bool
-    transformer_engine: bool
-    apex: bool
-
-
-def this_machine() -> Machine:
-    """What is here, told without importing it."""
-    found = (importlib.util.find_spec(package) is not None for package in ("transformer_engine", "apex"))
-    return Machine(bool(gpu_names()), *found)
 
 
 def check_settings(settings: ActorConfig, machine: Machine | None = None) -> None:

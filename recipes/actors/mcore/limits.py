@@ -2,10 +2,34 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
+from recipes.machine import gpu_names
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What of the GPU stack a machine has.
+
+    Attributes:
+        cuda: there is a GPU.
+        transformer_engine: Transformer Engine is installed.
+        apex: apex is installed.
+    """
+
+    cuda: bool
+    transformer_engine: bool
+    apex: bool
+
+
+def this_machine() -> Machine:
+    """What is here, told without importing it."""
+    found = (importlib.util.find_spec(package) is not None for package in ("transformer_engine", "apex"))
+    return Machine(bool(gpu_names()), *found)
 
 
 def check_choices(settings: ActorConfig, choices: Mapping[str, Sequence[str | None]]) -> None:

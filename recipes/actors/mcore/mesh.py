@@ -11,6 +11,8 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from torch.distributed import ProcessGroup
 
+from recipes.rendezvous import meet
+
 TIMEOUT_S = 600.0
 """Seconds a collective may take before the rank gives up."""
 
@@ -55,7 +57,7 @@ class Mesh:
 
 
 def join_mesh(tensor: int, pipeline: int, timeout_s: float = TIMEOUT_S) -> Mesh:
-    """Join the process group that RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT describe, and split it.
+    """Join the process group that RANK, WORLD_SIZE and `recipes.rendezvous` describe, and split it.
 
     Args:
         tensor: tensor-parallel size.
@@ -69,13 +71,11 @@ def join_mesh(tensor: int, pipeline: int, timeout_s: float = TIMEOUT_S) -> Mesh:
     else:
         device = torch.device("cpu")
     if not dist.is_initialized():
-        # A lone process needs no port of its own: an in-memory store serves.
-        store = dist.HashStore() if world == 1 else None
         dist.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             rank=rank,
             world_size=world,
-            store=store,
+            store=meet(rank, world, timeout_s),
             timeout=datetime.timedelta(seconds=timeout_s),
         )
     parallel_state.initialize_model_parallel(

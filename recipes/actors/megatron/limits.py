@@ -7,11 +7,10 @@ from typing import Any
 
 from conf.actor import ActorConfig
 from crossthink.errors import ConfigError
-from recipes.actors.mcore.limits import check_choices, check_sequence_parallel
+from recipes.actors.mcore.limits import Machine, check_choices, check_sequence_parallel, this_machine
 from recipes.actors.mcore.pipeline import layers_of_stage
-from recipes.actors.mcore.precision import DTYPES, FP8, has_transformer_engine, resolve_precision
+from recipes.actors.mcore.precision import DTYPES, FP8, resolve_precision
 from recipes.actors.mcore.recompute import RECOMPUTE
-from recipes.machine import gpu_names
 
 CHOICES = {
     "recompute": RECOMPUTE,
@@ -21,8 +20,12 @@ CHOICES = {
 }
 
 
-def check_settings(settings: ActorConfig) -> None:
+def check_settings(settings: ActorConfig, machine: Machine | None = None) -> None:
     """Refuse values and combinations that no machine, or not this one, can run.
+
+    Args:
+        settings: `actor.*`.
+        machine: where it would run; None: this one.
 
     Raises:
         ConfigError: names key, value and what is allowed or missing.
@@ -37,7 +40,8 @@ def check_settings(settings: ActorConfig) -> None:
             f"{settings.fp8}: under delayed scaling all layers share one record of maxima."
         )
     if settings.fp8 != "off" or settings.transformer_engine:
-        resolve_precision(settings, cuda=bool(gpu_names()), transformer_engine=has_transformer_engine())
+        machine = this_machine() if machine is None else machine
+        resolve_precision(settings, cuda=machine.cuda, transformer_engine=machine.transformer_engine)
 
 
 def check_layers(settings: ActorConfig, model: Mapping[str, Any]) -> None:

@@ -13,10 +13,21 @@ import httpx
 from crossthink.errors import UserError
 from recipes.rollout.client.answers import LINE_BYTES, TOKEN_BYTES, BadAnswer, lines, numbers, parse, response
 from recipes.rollout.client.dealing import Dealing
-from recipes.rollout.client.servers import NoServersError, Server, describe, detail, known_against, problem_of, say
+from recipes.rollout.client.servers import (
+    NoServersError,
+    Server,
+    describe,
+    detail,
+    has_lost,
+    known_against,
+    problem_of,
+    say,
+)
 from recipes.rollout.client.wire import beginning, bodies_of, encode, retry_after_s
-from recipes.rollout.interface import Request, RequestError, Response, SamplingParams
+from recipes.rollout.interface import LostWeightsError, Request, RequestError, Response, SamplingParams
 
+LOST_S = 2.0
+"""Seconds without a server that has the weights, and with one that has lost them, before the call is given up."""
 GRACE_S = 0.5
 """Seconds in which streams may end that have no sample left to send."""
 MOST_SAID = 1000
@@ -95,6 +106,7 @@ class Asking:
         Raises:
             RequestError, UserError: a server refused the request for the caller's fault.
             NoServersError: no server generated for the outage limit, or none is left to this call.
+            LostWeightsError: servers answer, and none has the weights.
         """
         self._changed = asyncio.Event()
         self._served_at = time.monotonic()
@@ -197,7 +209,7 @@ class Asking:
         if status == 409:
             self._take_back(asked)
             if not server.left_out:
-                server.left_out, server.error = True, what
+                server.left_out, server.lost, server.error = True, True, what
                 say(f"rollout server {server.name}: {what}; it is left out of this step")
         elif status in (429, 503):
             if status == 429:
@@ -239,19 +251,21 @@ class Asking:
                 self._looks[server.url] = self._start(self._look(server), lambda url=server.url: self._looks.pop(url))
 
     async def _look(self, server: Server) -> None:
+        lost = False
         try:
-            problem = await asyncio.wait_for(self._health(server), self._terms.connect_s)
+            problem, lost = await asyncio.wait_for(self._health(server), self._terms.connect_s)
         except asyncio.TimeoutError:
             problem = f"/healthz sent nothing within {self._terms.connect_s:g} s"
         except httpx.TransportError as error:
             problem = describe(error)
-        server.looked(problem, time.monotonic())
+        server.looked(problem, time.monotonic(), lost)
         if problem is None:
             say(f"rollout server {server.name} is back")
 
-    async def _health(self, server: Server) -> str | None:
+    async def _health(self, server: Server) -> tuple[str | None, bool]:
         async with self._http.stream("GET", server.url + "/healthz") as reply:
-            return problem_of(reply.status_code, await beginning(reply), self._version)
+            told = reply.status_code, await beginning(reply), self._version
+            return problem_of(*told), has_lost(*told)
 
     def _serves(self) -> None:
         """Some server has accepted work."""
@@ -262,6 +276,11 @@ class Asking:
         if self._asked:
             return
         silent_s = time.monotonic() - self._served_at
+        if silent_s >= LOST_S and any(s.lost for s in self._servers) and not any(s.in_use for s in self._servers):
+            self._counters.waited_s += silent_s
+            raise LostWeightsError(
+                f"No rollout server has weight version {self._version} any more ({known_against(self._servers)})."
+            )
         none_left = all(server.left_out for server in self._servers)
         if not none_left and silent_s < self._terms.outage_limit_s:
             return
@@ -279,7 +298,8 @@ class Asking:
         due += [s.look_at for s in self._servers if s.down and not s.left_out and s.url not in self._looks]
         due += [s.ask_after for s in self._servers if s.in_use and s.ask_after > now]
         if not self._asked:
-            due.append(self._served_at + self._terms.outage_limit_s)
+            due += [self._served_at + limit_s for limit_s in (LOST_S, self._terms.outage_limit_s)]
+            due = [at for at in due if at > now] or due
         timer = asyncio.get_running_loop().call_later(max(0.0, min(due) - now) if due else 1.0, self._changed.set)
         await self._changed.wait()
         timer.cancel()

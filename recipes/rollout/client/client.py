@@ -122,6 +122,7 @@ class RolloutClient:
 
         Raises:
             NoServersError: no server for `outage_limit_s`, or none with these weights; names each and its last failure.
+            LostWeightsError: servers answer, and none has these weights any more.
             RequestError: a server refused the request: every server would.
             UserError: the token is wrong, or the client was closed meanwhile.
             ValueError: two requests have the same numbers.

@@ -43,6 +43,7 @@ class Server:
         error: the last thing known against it; None: nothing.
         down: it failed, and has not been seen well since.
         left_out: it is not asked in this call any more.
+        lost: it answers, and has not got the weights wanted: it was started again.
         failures: failures since it last finished a sample.
         rests: looks in a row that found it down.
         look_at: when a server that is down is looked at next.
@@ -55,6 +56,7 @@ class Server:
     error: str | None = None
     down: bool = False
     left_out: bool = False
+    lost: bool = False
     failures: int = 0
     rests: int = 0
     look_at: float = 0.0
@@ -78,7 +80,7 @@ class Server:
 
     def begin_call(self) -> None:
         """Forget what held for one call only."""
-        self.left_out = self.said_waiting = False
+        self.left_out = self.said_waiting = self.lost = False
         self.failures = self.rests = 0
         self.look_at = self.ask_after = 0.0
 
@@ -89,8 +91,9 @@ class Server:
         self.left_out = self.left_out or self.failures >= MOST_FAILURES
         self.look_at = now + _growing(self.failures - 1)
 
-    def looked(self, problem: str | None, now: float) -> None:
+    def looked(self, problem: str | None, now: float, lost: bool = False) -> None:
         """A look at it was taken; None: it is well."""
+        self.lost = lost
         if problem is None:
             self.error, self.down, self.rests = None, False, 0
             return
@@ -129,6 +132,11 @@ def problem_of(status: int, content: bytes, version: int | None) -> str | None:
     if version not in (None, have):
         return f"has weight version {have}; {version} is wanted"
     return None
+
+
+def has_lost(status: int, content: bytes, version: int | None) -> bool:
+    """Whether /healthz says that all is well but for the weights; arguments as of `problem_of`."""
+    return status == 200 and "engine" in decoded(content) and problem_of(status, content, version) is not None
 
 
 def detail(content: bytes) -> str:

@@ -1,0 +1,171 @@
+"""What the tasks of one job say to each other, in files of the run folder that every node sees.
+
+`RUN/cluster/attempts/JOB.N/` is one start of a job (N counts requeues), so nothing in it is ever stale:
+
+| file | written by | says |
+|---|---|---|
+| `reward_K.json`, `rollout_K.json`, `critic_0.json` | a server's task | its address, once it answers |
+| `rendezvous.json`, `rendezvous_critic.json` | rank 0 | where the ranks meet |
+| `stop` | the batch script (USR1) | finish the step, save, end with 75 |
+| `over` | the batch script | the ranks have ended; servers end too |
+| `ends/TASK.json` | every task | how it ended, and when |
+
+`RUN/cluster/current` names the newest attempt. A task whose attempt is not that one ends at once: a node that SLURM
+gave up, but whose processes live, must not write into a run that goes on elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from crossthink.files import atomic_file, write_json
+
+ATTEMPT = "CROSSTHINK_ATTEMPT"
+CLUSTER = "cluster"
+CURRENT = "current"
+ATTEMPTS = "attempts"
+STOP = "stop"
+OVER = "over"
+ENDS = "ends"
+SECRET = "token"
+SCRIPT = "job.sh"
+SETTINGS = "cluster.yaml"
+SUBMISSION = "submission.json"
+OUTCOMES = "outcomes.jsonl"
+FINISHED = "finished"
+
+
+@dataclass(frozen=True)
+class End:
+    """How a task ended.
+
+    Attributes:
+        task: rank_3, rollout_0, ...
+        node: where it ran.
+        code: exit code; negative: the signal that ended it.
+        time: seconds since the epoch.
+        hung: it gave no sign of life and was ended.
+        followed: it was ended because another task had ended, or was superseded.
+        said: the end of its log.
+    """
+
+    task: str
+    node: str
+    code: int
+    time: float
+    hung: bool = False
+    followed: bool = False
+    said: str = ""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One start of a job.
+
+    Attributes:
+        run: the run folder.
+        name: JOB.N.
+    """
+
+    run: Path
+    name: str
+
+    @classmethod
+    def from_environment(cls) -> Attempt:
+        """The attempt that the batch script exports."""
+        folder = Path(os.environ[ATTEMPT])
+        return cls(folder.parents[2], folder.name)
+
+    @property
+    def folder(self) -> Path:
+        return self.run / CLUSTER / ATTEMPTS / self.name
+
+    @property
+    def logs(self) -> Path:
+        return self.run / "logs" / self.name
+
+    def is_current(self) -> bool:
+        """Whether no later attempt has begun."""
+        current = self.run / CLUSTER / CURRENT
+        return not current.is_file() or current.read_text("utf-8").strip() == self.name
+
+    def is_over(self) -> bool:
+        return (self.folder / OVER).exists()
+
+    def must_stop(self) -> bool:
+        return (self.folder / STOP).exists()
+
+    def publish(self, task: str, url: str) -> None:
+        """Say where a server answers."""
+        write_json(self.folder / f"{task}.json", {"url": url})
+
+    def published(self, task: str) -> str | None:
+        """Where a server answers, once it does."""
+        path = self.folder / f"{task}.json"
+        return json.loads(path.read_text("utf-8"))["url"] if path.is_file() else None
+
+    def ended(self, end: End) -> None:
+        """Write down how a task ended."""
+        (self.folder / ENDS).mkdir(exist_ok=True)
+        write_json(self.folder / ENDS / f"{end.task}.json", asdict(end))
+
+    def ends(self) -> list[End]:
+        """How tasks ended, in the order of time."""
+        found = [End(**json.loads(path.read_text("utf-8"))) for path in (self.folder / ENDS).glob("*.json")]
+        return sorted(found, key=lambda end: end.time)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of an attempt; a line of `RUN/cluster/outcomes.jsonl`.
+
+    Attributes:
+        attempt: its name.
+        code: what the batch script exits with: 0, 75 (it goes on), or the run's own code.
+        step: of the newest checkpoint.
+        cause: done, stopped, machine, error, limit.
+        node: the node that is to blame, where cause=machine.
+        said: what the first task that failed said last.
+        time: seconds since the epoch.
+    """
+
+    attempt: str
+    code: int
+    step: int
+    cause: str
+    node: str
+    said: str
+    time: float
+
+
+def write_outcome(run: Path, outcome: Outcome) -> None:
+    """Add a line, whole or not at all."""
+    path = run / CLUSTER / OUTCOMES
+    before = path.read_text("utf-8") if path.is_file() else ""
+    with atomic_file(path) as handle:
+        handle.write(before + json.dumps(asdict(outcome)) + "\n")
+
+
+def outcomes(run: Path) -> list[Outcome]:
+    """All attempts that were decided on, oldest first."""
+    path = run / CLUSTER / OUTCOMES
+    lines = path.read_text("utf-8").splitlines() if path.is_file() else []
+    return [Outcome(**json.loads(line)) for line in lines]
+
+
+def submitted_jobs(run: Path) -> list[str]:
+    """Ids of the jobs that were submitted for the run last."""
+    path = run / CLUSTER / SUBMISSION
+    return json.loads(path.read_text("utf-8"))["jobs"] if path.is_file() else []
+
+
+def polls(every_s: float = 0.5) -> Iterator[None]:
+    """Endless: one turn at once, then one every `every_s` seconds."""
+    while True:
+        yield
+        time.sleep(every_s)
