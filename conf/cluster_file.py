@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 
@@ -47,9 +47,20 @@ def cluster_words(path: Path, quote: Callable[[str], str]) -> list[str]:
         if isinstance(value, dict):
             if key != "env":
                 raise ConfigError(f"cluster={path}: {key} holds keys of its own; one value or a list is allowed.")
+            _check_texts(path, key, value.values())
             words += [f"++cluster.env.{name}={quote(text)}" for name, text in value.items()]
         elif isinstance(value, list):
+            _check_texts(path, key, value)
             words.append(f"cluster.{key}=[{','.join(quote(one) for one in value)}]")
         else:
             words.append(f"cluster.{key}={'null' if value in _NOTHING else quote(value)}")
     return words
+
+
+def _check_texts(path: Path, key: str, values: Iterable[object]) -> None:
+    for value in values:
+        if not isinstance(value, str):
+            raise ConfigError(
+                f"cluster={path}: {key} holds {value}, which is no single value. A colon with a blank behind it makes "
+                "a key: quote the text."
+            )

@@ -157,24 +157,17 @@ class OwnCriticServer:
         while time.monotonic() < deadline:
             if (ended := self._first_ended()) is not None:
                 raise UserError(f"The critic server did not start. {self._how_it_ended(ended)}")
-            if self._is_ready():
+            if is_ready(self.url):
                 return
             time.sleep(POLL_S)
         raise UserError(f"The critic server did not answer within {START_S:g} s: {tail(rank_log(self._out, 0))}")
 
-    def _is_ready(self) -> bool:
-        try:
-            # critic_save is what Aligner's server brings up last.
-            return httpx.get(f"{self.url}/v2/models/critic_save/ready", timeout=5.0, trust_env=False).is_success
-        except httpx.TransportError:
-            return False
-
     def _first_ended(self) -> int | None:
-        return next((rank for rank, process in enumerate(self._ranks) if _exit_code(process) is not None), None)
+        return next((rank for rank, process in enumerate(self._ranks) if exit_code(process) is not None), None)
 
     def _how_it_ended(self, rank: int) -> str:
         log = rank_log(self._out, rank)
-        return f"Its rank {rank} ended with code {_exit_code(self._ranks[rank])}. The end of {log}:\n{tail(log)}"
+        return f"Its rank {rank} ended with code {exit_code(self._ranks[rank])}. The end of {log}:\n{tail(log)}"
 
     def _end_together(self) -> None:
         """Whoever asks a server that has lost a rank would wait for ever; one that is gone refuses at once."""
@@ -187,14 +180,23 @@ class OwnCriticServer:
     def _end(self) -> None:
         if self._ranks:  # rank 0 stops Triton in order; the others have nothing to leave behind
             os.kill(self._ranks[0].pid, signal.SIGTERM)
-            _wait_until(lambda: _exit_code(self._ranks[0]) is not None, GRACE_S)
+            wait_until(lambda: exit_code(self._ranks[0]) is not None, GRACE_S)
         self._kill()
         for process in self._ranks:
             process.wait()
         shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _kill(self) -> None:
-        _kill_groups([process.pid for process in self._ranks])
+        kill_groups([process.pid for process in self._ranks])
+
+
+def is_ready(url: str) -> bool:
+    """Whether a critic server answers at this address with all that it has."""
+    try:
+        # critic_save is what Aligner's server brings up last.
+        return httpx.get(f"{url}/v2/models/critic_save/ready", timeout=5.0, trust_env=False).is_success
+    except httpx.TransportError:
+        return False
 
 
 def is_wanted(config: TrainConfig) -> bool:
@@ -214,7 +216,7 @@ def _check_free(port: int) -> None:
             ) from error
 
 
-def _exit_code(process: subprocess.Popen) -> int | None:
+def exit_code(process: subprocess.Popen) -> int | None:
     """As `poll`, without taking the exit code: until then no other process gets this id."""
     found = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     if found is None:
@@ -222,7 +224,7 @@ def _exit_code(process: subprocess.Popen) -> int | None:
     return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
 
 
-def _kill_groups(groups: list[int]) -> None:
+def kill_groups(groups: list[int]) -> None:
     """End ranks at once, and what they have started. Their ids stay taken until they are waited for.
 
     Args:
@@ -231,14 +233,14 @@ def _kill_groups(groups: list[int]) -> None:
     for group in groups:
         os.kill(group, signal.SIGKILL)
     # The kernel tells Triton when the rank that started it has gone; it may end in order, if nobody waits for it.
-    if not _wait_until(lambda: not _alive_in(groups), TRITON_GRACE_S):
+    if not wait_until(lambda: not _alive_in(groups), TRITON_GRACE_S):
         for number in (signal.SIGTERM, signal.SIGKILL):
             for process in _alive_in(groups):
                 if not _is_tracker(process):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.send_signal(number)
-            _wait_until(lambda: all(map(_is_tracker, _alive_in(groups))), KILL_GRACE_S)
-        _wait_until(lambda: not _alive_in(groups), TRACKER_GRACE_S)
+            wait_until(lambda: all(map(_is_tracker, _alive_in(groups))), KILL_GRACE_S)
+        wait_until(lambda: not _alive_in(groups), TRACKER_GRACE_S)
         for group in groups:
             os.killpg(group, signal.SIGKILL)
     for group in groups:
@@ -262,7 +264,7 @@ def _is_tracker(process: psutil.Process) -> bool:
     return True  # it has ended: nothing to wait for
 
 
-def _wait_until(done: Callable[[], bool], limit_s: float) -> bool:
+def wait_until(done: Callable[[], bool], limit_s: float) -> bool:
     """Whether it was done in time."""
     deadline = time.monotonic() + limit_s
     while not (found := done()) and time.monotonic() < deadline:

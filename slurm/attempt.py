@@ -23,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from crossthink.errors import EXIT_DONE, EXIT_RESUMABLE
 from crossthink.files import atomic_file, write_json
 
 ATTEMPT = "CROSSTHINK_ATTEMPT"
@@ -118,6 +119,13 @@ class Attempt:
         """How tasks ended, in the order of time."""
         found = [End(**json.loads(path.read_text("utf-8"))) for path in (self.folder / ENDS).glob("*.json")]
         return sorted(found, key=lambda end: end.time)
+
+    def failure_of(self, role: str) -> str | None:
+        """Which task of this role has failed, in a few words; None: none."""
+        for end in self.ends():
+            if end.task.startswith(f"{role}_") and end.code not in (EXIT_DONE, EXIT_RESUMABLE):
+                return f"{end.task} on {end.node} ended with code {end.code}"
+        return None
 
 
 @dataclass(frozen=True)

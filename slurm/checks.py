@@ -79,14 +79,19 @@ def check_image(cluster: ClusterConfig) -> None:
             if key == "image":
                 raise ConfigError(f"cluster.image= is missing: cluster.style={cluster.style} runs every task in one.")
             continue
-        is_file = image.startswith(("/", ".", "~")) or image.endswith((".sqsh", ".sif"))
-        if is_file and not Path(image).expanduser().exists():
+        is_file = is_image_file(image)
+        if is_file and not Path(image).exists():
             raise ConfigError(f"cluster.{key}={image} does not exist here. docs/cluster.md says how to make one.")
         if not is_file and (cluster.style == "apptainer" or not _REGISTRY.fullmatch(image)):
             wanted = "a .sif file" if cluster.style == "apptainer" else "a .sqsh file, or REGISTRY#NAME:TAG"
             raise ConfigError(
                 f"cluster.{key}={image} is no image for cluster.style={cluster.style}: {wanted} is needed."
             )
+
+
+def is_image_file(image: str) -> bool:
+    """Whether it names a file; else, for pyxis, one in a registry."""
+    return image.startswith(("/", ".", "~")) or image.endswith((".sqsh", ".sif"))
 
 
 def check_memory(config: SubmitConfig) -> None:
@@ -126,7 +131,7 @@ def check_shared(config: SubmitConfig) -> None:
 
 def file_system(path: Path) -> tuple[str, str]:
     """Mount point and type of the file system that holds `path`, which need not exist yet."""
-    found = psutil.disk_partitions(all=True)
+    found = psutil.disk_partitions(all=True)[::-1]  # of two at one place the later hides the earlier, such as autofs
     above = [path.resolve(), *path.resolve().parents]
     holding = [one for one in found if Path(one.mountpoint) in above]
     nearest = max(holding, key=lambda one: len(one.mountpoint), default=None)

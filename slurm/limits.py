@@ -13,7 +13,7 @@ def seconds_of(limit: str) -> int:
     """
     days, dash, rest = limit.rpartition("-")
     parts = rest.split(":")
-    if not all(part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
+    if not all(part.isascii() and part.isdigit() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
         raise ConfigError(
             f"cluster.time={limit} is no time limit. Allowed: minutes, hours:minutes:seconds, days-hours."
         )

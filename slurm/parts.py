@@ -64,7 +64,7 @@ def with_servers(config: TrainConfig) -> TrainConfig:
         raise ConfigError(
             f"nodes.rollout={nodes.rollout} has no use with rollout.url={rollout.url}. Drop one of the two."
         )
-    gpus = rollout.trtllm.tensor_parallel if rollout.name == "trtllm" else 1
+    gpus = max(1, rollout.trtllm.tensor_parallel) if rollout.name == "trtllm" else 1
     if nodes.gpus_per_node % gpus:
         raise ConfigError(
             f"rollout.trtllm.tensor_parallel={gpus} does not divide nodes.gpus_per_node={nodes.gpus_per_node}: an "
@@ -124,6 +124,9 @@ def check_nodes(config: TrainConfig) -> int:
     for key, least in (("actor", 1), ("rollout", 0), ("reward", 0), ("gpus_per_node", 1)):
         if getattr(nodes, key) < least:
             raise ConfigError(f"nodes.{key}={getattr(nodes, key)} is too small: at least {least}.")
+    for key in ("tensor_parallel", "pipeline_parallel"):
+        if getattr(actor, key) < 1:
+            raise ConfigError(f"actor.{key}={getattr(actor, key)} is too small: at least 1.")
     world, model_parallel = nodes.actor * nodes.gpus_per_node, actor.tensor_parallel * actor.pipeline_parallel
     data = actor.data_parallel or world // model_parallel
     if model_parallel * data != world or data == 0:
@@ -143,8 +146,8 @@ def check_nodes(config: TrainConfig) -> int:
 
 
 def mounts(config: SubmitConfig, run: str) -> list[str]:
-    """What every container sees: the run folder, model and data where they stand, and the user's own."""
-    folders = [run, config.model.path, config.data, config.eval.data]
+    """What every container sees: the run folder, model, data and weights_dir where they stand, and the user's own."""
+    folders = [run, config.model.path, config.data, config.eval.data, config.rollout.weights_dir]
     return [f"{folder}:{folder}" for folder in dict.fromkeys(f for f in folders if f)] + config.cluster.mounts
 
 

@@ -21,7 +21,7 @@ ENDING_S = 60
 WAIT_S = 120
 """Seconds for the other ranks when one has ended; they end within moments of each other."""
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_MOUNT = re.compile(r"[^:]+:/[^:]*(:(ro|rw))?")
+_MOUNT = re.compile(r"[^:,]+:/[^:,]*(:(ro|rw))?")
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ def render(config: SubmitConfig) -> str:
         ConfigError: a value that cannot stand in a script, or a variable of the template without one.
     """
     cluster = config.cluster
-    _check_values(cluster)
+    _check_values(config)
     parts = components(config)
     image = cluster.image if cluster.style == "pyxis" else None
     environment = jinja2.Environment(
@@ -55,7 +55,10 @@ def render(config: SubmitConfig) -> str:
     values: dict[str, Any] = {
         "run": config.out,
         "job_name": job_name(config),
-        "components": [_sbatch(config, part, first=not number) for number, part in enumerate(parts)],
+        "components": [
+            [_directive(option) for option in _sbatch(config, part, first=not number)]
+            for number, part in enumerate(parts)
+        ],
         "modules": cluster.modules,
         "setup": cluster.setup,
         "env": cluster.env,
@@ -108,10 +111,15 @@ def _sbatch(config: SubmitConfig, part: Component, first: bool) -> list[str]:
     if first:
         found += [
             f"--signal=B:USR1@{cluster.signal_s}",
-            f"--output={Path(config.out) / 'logs' / 'slurm-%j.out'}",
+            f"--output={config.out.replace('%', '%%')}/logs/slurm-%j.out",
             "--open-mode=append",
         ]
     return found
+
+
+def _directive(option: str) -> str:
+    """An option as it stands behind #SBATCH: sbatch knows a shell's quotes, and a backslash within them, too."""
+    return shlex.quote(option.replace("\\", "\\\\"))
 
 
 def _srun(config: SubmitConfig, one: Tasks, heterogeneous: bool) -> list[str]:
@@ -170,8 +178,11 @@ def _words(words: list[str]) -> str:
     return " ".join(shlex.quote(word) for word in words)
 
 
-def _check_values(cluster: ClusterConfig) -> None:
-    """Refuse what would break out of its line. Values of options are not quoted: `#SBATCH` lines know no quotes."""
+def _check_values(config: SubmitConfig) -> None:
+    """Refuse what would break out of its line or list, and what is more likely a slip than meant."""
+    cluster = config.cluster
+    if re.search(r"[\x00-\x1f\\]", config.out):
+        raise ConfigError(f"out={config.out!r} has a line break or a backslash, which the name of SLURM's log cannot.")
     lines = {
         key: getattr(cluster, key)
         for key in ("account", "partition", "rollout_partition", "reward_partition", "qos", "constraint", "reservation")
@@ -179,7 +190,7 @@ def _check_values(cluster: ClusterConfig) -> None:
     }
     for key, value in [*lines.items(), *(("options", word) for word in cluster.options + cluster.exclude)]:
         if value is not None and re.search(r"[\s#]", value):
-            raise ConfigError(f"cluster.{key}={value!r} has a blank or a #, which an #SBATCH line cannot hold.")
+            raise ConfigError(f"cluster.{key}={value!r} has a blank or a #. Allowed: a value of one word.")
     for word in cluster.options:
         if not word.startswith("-"):
             raise ConfigError(f"cluster.options: {word!r} is no option of sbatch. Allowed: --name=value.")
@@ -190,6 +201,8 @@ def _check_values(cluster: ClusterConfig) -> None:
     for name in cluster.env:
         if not _NAME.fullmatch(name):
             raise ConfigError(f"cluster.env: {name!r} is no name of a variable.")
-    for mount in cluster.mounts:
+    for mount in cluster.mounts if cluster.style == "none" else mounts(config, config.out):
         if not _MOUNT.fullmatch(mount):
-            raise ConfigError(f"cluster.mounts: {mount!r} is not FROM:/TO, FROM:/TO:ro or FROM:/TO:rw.")
+            raise ConfigError(
+                f"cluster.mounts: {mount!r} is not FROM:/TO, FROM:/TO:ro or FROM:/TO:rw, without commas or more colons."
+            )

@@ -62,8 +62,14 @@ def settled(config: SubmitConfig) -> SubmitConfig:
         config,
         out=str(out),
         data=_absolute(config.data),
+        cluster=replace(
+            config.cluster,
+            image=_image(config.cluster.image),
+            rollout_image=_image(config.cluster.rollout_image),
+        ),
         model=replace(config.model, path=_absolute(config.model.path)),
         eval=replace(config.eval, data=_absolute(config.eval.data)),
+        rollout=replace(config.rollout, weights_dir=_absolute(config.rollout.weights_dir)),
     )
     config = with_servers(config)
     secret = f"{FROM_FILE}{out / CLUSTER / SECRET}"
@@ -123,6 +129,11 @@ def _write_secret(path: Path) -> None:
     if not path.exists():
         path.touch(mode=0o600)
         path.write_text(secrets.token_urlsafe(32) + "\n", "utf-8")
+
+
+def _image(image: str | None) -> str | None:
+    """pyxis takes a file's name for a registry's where no path stands before it, and no shell replaces its ~."""
+    return image if image is None or not checks.is_image_file(image) else str(Path(image).expanduser().absolute())
 
 
 def _absolute(path: str | None) -> str | None:

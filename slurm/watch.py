@@ -15,6 +15,7 @@ from recipes.own_server import PARENT, tail
 from recipes.rendezvous import HOST, RENDEZVOUS
 from recipes.signs_of_life import ALIVE_FD, SHOW_STACK
 from slurm.attempt import Attempt, End, polls
+from slurm.critic import critic_environment, keep_critic
 from slurm.places import index, local_index, node, tasks_here
 
 POLL_S = 0.5
@@ -24,7 +25,7 @@ STACK_S = 3.0
 """Seconds to write the stacks of a rank that hangs."""
 LAUNCHERS = ("SLURM_", "SLURMD_", "SRUN_", "SBATCH_", "PMI_", "PMIX_", "OMPI_", "MPI_", "PYXIS_")
 """What a child must not see: NeMo, Lightning and MPI would take SLURM's or srun's words for orders to them."""
-CHILDREN = {"rank": "slurm.rank", "critic": "slurm.critic"}
+CHILDREN = {"rank": "slurm.rank", "critic": "recipes.critic_server"}
 
 
 @dataclass(frozen=True)
@@ -60,12 +61,16 @@ def watch(watched: Watched) -> int:
     reads, writes = os.pipe()
     os.set_blocking(reads, False)
     os.set_blocking(writes, False)
-    child = _start(watched, writes)
+    environment = child_environment(watched, dict(os.environ), writes)
+    child = _start(watched, environment, writes)
     os.close(writes)
     for number in (signal.SIGUSR1, signal.SIGTERM):
         signal.signal(number, asked.note)
     try:
-        hung, followed = _wait(watched, child, reads, asked)
+        if watched.role == "critic":
+            hung, followed = False, keep_critic(child, watched.now, watched.task, environment)
+        else:
+            hung, followed = _wait(watched, child, reads, asked)
     finally:
         os.close(reads)
         if child.poll() is None:
@@ -86,12 +91,13 @@ class _Asked:
         self.stop = True
 
 
-def _start(watched: Watched, alive_fd: int) -> subprocess.Popen:
+def _start(watched: Watched, environment: dict[str, str], alive_fd: int) -> subprocess.Popen:
     with open(watched.log, "a", encoding="utf-8") as output:
         return subprocess.Popen(
             [sys.executable, "-m", CHILDREN[watched.role], str(watched.run)],
-            env=child_environment(watched, dict(os.environ), alive_fd),
+            env=environment,
             pass_fds=(alive_fd,),
+            start_new_session=watched.role == "critic",  # it ends Triton's processes as a group
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -108,6 +114,7 @@ def child_environment(watched: Watched, environment: dict[str, str], alive_fd: i
         "GOMP_SPINCOUNT": "10000",
         **kept,
         **network,
+        **(critic_environment(max(1, (os.cpu_count() or 1) // tasks_here())) if watched.role == "critic" else {}),
         "RANK": str(index()),
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": str(local_index()),
@@ -137,7 +144,7 @@ def _wait(watched: Watched, child: subprocess.Popen, reads: int, asked: _Asked) 
             return False, True
         if asked.stop or watched.now.must_stop():
             child.send_signal(signal.SIGTERM)
-        if failed_at is None and (why := _other_failure(watched)):
+        if failed_at is None and (why := watched.now.failure_of(watched.role)):
             _note(watched, why)
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > GRACE_S:
@@ -150,13 +157,6 @@ def _has_beaten(reads: int) -> bool:
         return bool(os.read(reads, 65536))
     except BlockingIOError:
         return False
-
-
-def _other_failure(watched: Watched) -> str | None:
-    for end in watched.now.ends():
-        if end.task.startswith(watched.role) and end.code not in (0, 75):
-            return f"{end.task} on {end.node} ended with code {end.code}"
-    return None
 
 
 def _show_stack(watched: Watched, child: subprocess.Popen, silent_s: float) -> None:

@@ -52,10 +52,10 @@ def test_exit_codes_are_seen_without_being_taken() -> None:
     """Until it is waited for, an ended process keeps its id, so that no stranger's group is ever signalled."""
     ended = subprocess.Popen([sys.executable, "-c", "raise SystemExit(3)"], start_new_session=True)
     killed = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], start_new_session=True)
-    assert own_critic._exit_code(killed) is None and own_critic._alive_in([killed.pid])
+    assert own_critic.exit_code(killed) is None and own_critic._alive_in([killed.pid])
     killed.send_signal(signal.SIGKILL)
-    own_critic._wait_until(lambda: None not in (own_critic._exit_code(ended), own_critic._exit_code(killed)), 20.0)
-    assert (own_critic._exit_code(ended), own_critic._exit_code(killed)) == (3, -signal.SIGKILL)
+    own_critic.wait_until(lambda: None not in (own_critic.exit_code(ended), own_critic.exit_code(killed)), 20.0)
+    assert (own_critic.exit_code(ended), own_critic.exit_code(killed)) == (3, -signal.SIGKILL)
     assert not own_critic._alive_in([ended.pid])
     assert (ended.wait(), killed.wait()) == (3, -signal.SIGKILL)
 
@@ -79,7 +79,7 @@ def test_killed_processes_leave_no_shared_memory(monkeypatch: pytest.MonkeyPatch
     rank = subprocess.Popen([sys.executable, "-c", STUBBORN], stdout=subprocess.PIPE, text=True, start_new_session=True)
     memory = own_critic.SHARED_MEMORY / rank.stdout.readline().strip()  # of the child: it is ready
     assert memory.exists() and len(own_critic._alive_in([rank.pid])) == 3
-    own_critic._kill_groups([rank.pid])
+    own_critic.kill_groups([rank.pid])
     assert not own_critic._alive_in([rank.pid]) and not memory.exists()
     assert rank.wait() == -signal.SIGKILL
     rank.stdout.close()

@@ -1,0 +1,191 @@
+"""Runs of `crossthink submit` on a real SLURM cluster of this machine: start it, follow a run, do harm to it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+SCRIPT = Path(__file__).parents[1] / "slurm" / "local_cluster.sh"
+POLL_S = 0.2
+# What differs between equal runs: seconds and memory, and what is said of servers, which stand elsewhere.
+TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb", "mfu")
+OF_SERVERS = ("rollout_", "refit_")
+ROUNDING = 1e-6
+"""Of what may differ where batching does, beside tokens and verdicts: loss, grad_norm, kl, ..."""
+NOISE = 1e-5
+"""Of log-probs themselves, and so of how far those of rollout and actor are apart (mismatch, logprob_error)."""
+
+
+class Stuck(Exception):
+    """Something that should have happened did not, in time."""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A running cluster in a folder."""
+
+    folder: Path
+    environment: dict[str, str] = field(hash=False)
+
+    def call(self, *words: str, limit_s: float = 120.0) -> str:
+        """Run a command of SLURM's or of crossthink's against it. Raises CalledProcessError with what it said."""
+        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=limit_s)
+        if done.returncode:
+            raise subprocess.CalledProcessError(done.returncode, words, done.stdout, done.stderr)
+        return done.stdout
+
+    def script(self, command: str, *words: str) -> str:
+        """Run a command of `slurm/local_cluster.sh` on it."""
+        return self.call("bash", str(SCRIPT), command, *words, "--dir", str(self.folder))
+
+    def crossthink(self, *words: str) -> str:
+        """Run a command of `crossthink`."""
+        return self.call(sys.executable, "-m", "recipes.cli", *words)
+
+
+@contextlib.contextmanager
+def local_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
+    """A cluster that lives as long as the block; options as of `local_cluster.sh start`."""
+    plain = Cluster(folder, dict(os.environ))
+    plain.script("start", *options)
+    try:
+        yield Cluster(folder, {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")})
+    finally:
+        plain.script("stop")
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """A run that was submitted."""
+
+    cluster: Cluster
+    out: Path
+
+    @property
+    def job(self) -> str:
+        return json.loads((self.out / "cluster" / "submission.json").read_text())["jobs"][0]
+
+    @property
+    def attempt(self) -> str:
+        """The newest attempt's name; empty before the first."""
+        current = self.out / "cluster" / "current"
+        return current.read_text().strip() if current.is_file() else ""
+
+    def outcomes(self) -> list[dict[str, Any]]:
+        """What came of each attempt that was decided on."""
+        path = self.out / "cluster" / "outcomes.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+    def step(self) -> int:
+        """The last whole line of metrics.jsonl."""
+        lines = metrics(self.out)
+        return lines[-1]["step"] if lines else 0
+
+    def wait_step(self, step: int, limit_s: float) -> None:
+        """Until the run has done so many steps."""
+        self._wait(lambda: self.step() >= step, limit_s, f"step {step}")
+
+    def wait_attempt(self, after: str, limit_s: float) -> None:
+        """Until a later attempt than `after` has begun."""
+        self._wait(lambda: self.attempt not in ("", after), limit_s, f"an attempt after {after}")
+
+    def wait_done(self, limit_s: float) -> int:
+        """Until the run is finished or given up. Returns the code that the batch script ended with."""
+        finished = self.out / "cluster" / "finished"
+        self._wait(finished.is_file, limit_s, "the end")
+        return int(finished.read_text())
+
+    def processes(self, *words: str) -> list[psutil.Process]:
+        """Processes of the newest attempt whose command lines have all these words."""
+        folder, found = str(self.out / "cluster" / "attempts" / self.attempt), []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                if process.environ().get("CROSSTHINK_ATTEMPT") == folder and all(
+                    word in process.cmdline() for word in words
+                ):
+                    found.append(process)
+        return found
+
+    def rank(self, number: int) -> psutil.Process:
+        """The process of a rank."""
+        for process in self.processes("slurm.rank"):
+            if process.environ().get("RANK") == str(number):
+                return process
+        raise Stuck(f"rank {number} of {self.out.name} does not run")
+
+    def _wait(self, condition: Callable[[], object], limit_s: float, what: str) -> None:
+        deadline = time.monotonic() + limit_s
+        while not condition():
+            if time.monotonic() > deadline:
+                raise Stuck(f"{self.out.name}: {what} not seen within {limit_s:g} s.\n{self.story()}")
+            time.sleep(POLL_S)
+
+    def story(self) -> str:
+        """What to read when something went wrong."""
+        logs = sorted((self.out / "logs").rglob("*.*log"), key=lambda path: path.stat().st_mtime)
+        parts = [self.cluster.crossthink("status", f"run={self.out}")]
+        parts += [f"== {path.relative_to(self.out)}\n{path.read_text(errors='replace')[-1500:]}" for path in logs]
+        return "\n".join(parts)[-12000:]
+
+
+def submit(cluster: Cluster, out: Path, *words: str) -> Submitted:
+    """Submit a run to the cluster."""
+    cluster.crossthink("submit", f"out={out}", *words)
+    return Submitted(cluster, out)
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    """The whole lines of metrics.jsonl."""
+    path = out / "metrics.jsonl"
+    text = path.read_text() if path.is_file() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def dump(out: Path, step: int) -> list[dict[str, Any]]:
+    """The samples of a step, without milliseconds."""
+    rows = [json.loads(line) for line in (out / "rollouts" / f"step_{step:06d}.jsonl").read_text().splitlines()]
+    for row in rows:
+        del row["verdict"]["elapsed_ms"]
+    return rows
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """How two runs differ, beside seconds: tokens and verdicts must be the same, other numbers to rounding."""
+    mine, theirs = metrics(one), metrics(other)
+    if [line["step"] for line in mine] != [line["step"] for line in theirs]:
+        return [f"steps {[line['step'] for line in mine]} and {[line['step'] for line in theirs]}"]
+    found = []
+    for a, b in zip(mine, theirs, strict=True):
+        step = a["step"]
+        for key in sorted((a.keys() & b.keys()) - set(TIMES)):
+            if key.startswith(OF_SERVERS):
+                continue
+            limit = NOISE if key.startswith(("mismatch", "logprob_error")) else ROUNDING
+            if not _close(a[key], b[key], limit):
+                found.append(f"step {step}: {key} {a[key]} and {b[key]}")
+        for x, y in zip(dump(one, step), dump(other, step), strict=True):
+            if any(x[key] != y[key] for key in ("prompt_id", "sample", "token_ids", "weight_version", "verdict")):
+                found.append(f"step {step}: sample {x['sample']} of prompt {x['prompt_id']}")
+    return found
+
+
+def _close(a: Any, b: Any, limit: float) -> bool:
+    if isinstance(a, float) and isinstance(b, float):
+        return abs(a - b) <= limit * max(1.0, abs(a), abs(b))
+    return a == b
+
+
+def kill(process: psutil.Process) -> None:
+    """End a process at once."""
+    process.send_signal(signal.SIGKILL)

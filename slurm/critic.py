@@ -1,0 +1,59 @@
+"""The critic server of algorithm=ppo with actor=aligner in a job: its ranks stand beside the actor's, rank by rank."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import tempfile
+
+from crossthink.procs import free_port
+from recipes.own_critic import HOST, PORT, exit_code, is_ready, kill_groups, wait_until
+from slurm.attempt import Attempt, polls
+from slurm.places import index
+
+ENDING_S = 30.0
+"""Seconds for the server's Triton to end in order."""
+
+
+def critic_environment(threads: int) -> dict[str, str]:
+    """What `recipes.critic_server` reads, beside what every rank does.
+
+    The server listens on loopback: rank 0 of the actor, which alone asks it, stands on the same node.
+    """
+    return {
+        "OMP_NUM_THREADS": str(threads),  # torch's own setting does not reach PyTriton's threads
+        "TOKENIZERS_PARALLELISM": "false",  # or they warn at every fork
+        "CROSSTHINK_CRITIC_HOST": HOST,
+        "PYTRITON_HOME": tempfile.mkdtemp(prefix="crossthink-critic-"),
+        PORT: str(free_port(HOST)),
+    }
+
+
+def keep_critic(child: subprocess.Popen, now: Attempt, task: str, environment: dict[str, str]) -> bool:
+    """Watch over a rank of the server until the attempt is over, or another rank has failed; then end it.
+
+    Args:
+        child: the rank.
+        now: the attempt.
+        task: its name; the first rank publishes the server's address under it.
+        environment: of the rank.
+
+    Returns:
+        Whether it was ended for another, and not by itself.
+    """
+    url = f"http://{HOST}:{environment[PORT]}"
+    published, followed = index() != 0, True
+    for _ in polls():
+        if exit_code(child) is not None:
+            followed = False
+            break
+        if now.is_over() or not now.is_current() or now.failure_of("critic"):
+            break
+        if not published and is_ready(url):
+            now.publish(task, url)
+            published = True
+    if followed:
+        child.send_signal(signal.SIGTERM)
+        wait_until(lambda: exit_code(child) is not None, ENDING_S)
+    kill_groups([child.pid])
+    return followed

@@ -1,0 +1,152 @@
+"""What tests ask of a SLURM cluster on this machine: submit, wait for a state, look."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import psutil
+
+SCRIPT = Path(__file__).parents[2] / "slurm" / "local_cluster.sh"
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
+COMMAND_LIMIT_S = 200
+POLL_S = 0.2
+# Variables of a job that the tests themselves may run in, which would pass for this cluster's.
+OF_OUTER_JOB = re.compile("(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SCANCEL)_")
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A cluster that slurm/local_cluster.sh started in `folder`."""
+
+    folder: Path
+
+
+def without_slurm() -> dict[str, str]:
+    """This process's environment without the variables of SLURM."""
+    return {key: value for key, value in os.environ.items() if not OF_OUTER_JOB.match(key)}
+
+
+def run_env(cluster: Cluster) -> dict[str, str]:
+    """The environment of a process that talks to `cluster`."""
+    return {**without_slurm(), "SLURM_CONF": str(cluster.folder / "slurm.conf")}
+
+
+def try_call(
+    words: Iterable[str | Path], env: dict[str, str], limit_s: float = COMMAND_LIMIT_S
+) -> subprocess.CompletedProcess[str]:
+    """A command that may fail, without a terminal."""
+    return subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=limit_s,
+        env=env,
+    )
+
+
+def local_cluster(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
+    """slurm/local_cluster.sh WORDS for the cluster's folder; the caller looks at its exit code."""
+    return try_call([SCRIPT, *words, "--dir", cluster.folder], without_slurm())
+
+
+def call(cluster: Cluster, *words: str | Path) -> str:
+    """Standard output of a SLURM command that must not fail."""
+    done = try_call(words, run_env(cluster))
+    assert done.returncode == 0, f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+def submit_script(cluster: Cluster, path: Path, *options: str) -> int:
+    """`sbatch OPTIONS PATH`: the job's number, of a heterogeneous job its first component's."""
+    return int(call(cluster, "sbatch", "--parsable", *options, path))
+
+
+def job_fields(cluster: Cluster, job_id: int) -> dict[str, str]:
+    """KEY=VALUE of `scontrol show job`; of a heterogeneous job, the component with this number."""
+    for record in call(cluster, "scontrol", "--oneliner", "show", "job", str(job_id)).splitlines():
+        fields = dict(word.split("=", 1) for word in record.split() if "=" in word)
+        if fields["JobId"] == str(job_id):
+            return fields
+    raise AssertionError(f"scontrol does not show job {job_id}")
+
+
+def job_state(cluster: Cluster, job_id: int) -> str:
+    """PENDING, RUNNING, COMPLETED and so on."""
+    return job_fields(cluster, job_id)["JobState"]
+
+
+def wait_until(what: str, look: Callable[[], T | None], limit_s: float) -> T:
+    """The first true answer of `look()`; AssertionError naming `what` after `limit_s` seconds without one."""
+    deadline = time.monotonic() + limit_s
+    while not (answer := look()):
+        assert time.monotonic() < deadline, f"not within {limit_s} s: {what}"
+        time.sleep(POLL_S)
+    return answer
+
+
+def wait_job(cluster: Cluster, job_id: int, states: Iterable[str] = ENDED, limit_s: float = 120) -> str:
+    """Waits until a job is in one of `states`, and returns its state.
+
+    Raises:
+        AssertionError: it is not after `limit_s` seconds, or has ended in another.
+    """
+    wanted = tuple(states)
+
+    def reached() -> str | None:
+        state = job_state(cluster, job_id)
+        assert state in wanted or state not in ENDED, f"job {job_id} ended {state}, not {' or '.join(wanted)}"
+        return state if state in wanted else None
+
+    return wait_until(f"job {job_id} {' or '.join(wanted)}", reached, limit_s)
+
+
+def clear_requeue_delay(cluster: Cluster, *job_ids: int, limit_s: float = 120) -> None:
+    """Lets a requeued job start now; `job_ids` are all components of a heterogeneous one. A job that still completes is
+    waited for: SLURM sets the time when it becomes pending."""
+    for job_id in job_ids:
+        if wait_job(cluster, job_id, ("PENDING", "RUNNING"), limit_s) == "PENDING":
+            call(cluster, "scontrol", "update", f"JobId={job_id}", "StartTime=now")
+
+
+def node_states(cluster: Cluster) -> dict[str, str]:
+    """State of each node, such as idle; * at its end means that the node does not answer."""
+    lines = call(cluster, "sinfo", "--noheader", "--Node", "--partition=batch", "--format=%N %T").splitlines()
+    return dict(line.split() for line in lines)
+
+
+def processes(marker: str | Path) -> set[int]:
+    """Processes with `marker` in a word of their command line. Zombies have none."""
+    found = psutil.process_iter(["cmdline"])
+    return {process.pid for process in found if any(str(marker) in word for word in process.info["cmdline"] or [])}
+
+
+def task_processes(marker: str | Path) -> set[int]:
+    """As `processes`, without srun, whose command line holds those of its tasks."""
+    return processes(marker) - processes("srun")
+
+
+def batch_script(path: Path, header: str, body: str) -> Path:
+    """A batch script that writes its output beside itself, behind what an earlier start of the job wrote.
+
+    Args:
+        path: where it is written.
+        header: lines of #SBATCH; five minutes is the time limit unless they say otherwise.
+        body: lines of bash.
+    """
+    path.write_text(f"#!/bin/bash\n#SBATCH --output={path}.out --open-mode=append --time=5\n{header}\n{body}\n")
+    return path
+
+
+def output(path: Path) -> str:
+    """What the job of a `batch_script` has written."""
+    return Path(f"{path}.out").read_text()
