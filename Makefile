@@ -53,6 +53,7 @@ demo: venv
 test: test-main test-nemo
 
 test-main: venv
+	@slurm/local_cluster.sh install || echo "tests on a real SLURM are skipped"
 	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
 
 # With `make venv` too: NeMo-Aligner's engine is held to the Megatron engine's numbers.
@@ -69,6 +70,8 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck .ci/run $$(git ls-files --cached --others --exclude-standard '*.sh')
 
 format: venv
 	$(BIN)/ruff check --fix .

@@ -3,8 +3,8 @@
     python benchmarks/slurm_faults.py OUT [--only NAME ...]
 
 Starts `slurm/local_cluster.sh` on this machine, trains the demo's task without SLURM at TP2 × PP2, then the same as
-jobs with actor, rollout and reward nodes of their own, and compares each with the quiet run: token ids, verdicts and counts
-must be the same, other numbers to 1e-6. Prints a Markdown table; exits with 1 where a run differs. About half an hour.
+jobs with actor, rollout and reward nodes of their own, and compares each with the quiet run: token ids, verdicts and
+counts must be the same, other numbers to 1e-6. Prints a Markdown table; exits with 1 where a run differs.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ LIMIT_S = 900.0
 SHORT, LONG = 16, 70
 """Steps of a run with a fault, and of the demo's."""
 LAYOUT = ["actor.tensor_parallel=2", "actor.pipeline_parallel=2", "actor.threads=1"]
+SHORT_TIME = ("cluster.time=00:02:00", "cluster.signal_s=20", "checkpoint.margin_s=5")
 NODES = ["nodes.actor=2", "nodes.gpus_per_node=2", "nodes.rollout=1", "nodes.reward=1"]
 
 
@@ -107,7 +108,7 @@ FAULTS = (
     Fault("a rank hangs", hang_rank, ("cluster.hang_s=30",), attempts=2),
     Fault("reward server killed", kill_reward),
     Fault("all rollout servers killed", kill_rollout),
-    Fault("walltime of 2 minutes", None, ("cluster.time=00:02:00", "checkpoint.margin_s=5"), LONG, attempts=2),
+    Fault("walltime of 2 minutes", None, SHORT_TIME, LONG, attempts=2),
 )
 
 
@@ -118,7 +119,7 @@ def main() -> int:
     parser.add_argument("--only", nargs="*", default=[], help="parts of names")
     asked = parser.parse_args()
     out = asked.out.absolute()
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     faults = [fault for fault in FAULTS if not asked.only or any(part in fault.name for part in asked.only)]
     rows = [("run", "steps", "starts of the job", "causes", "seconds", "against the run without SLURM")]
     failed = False

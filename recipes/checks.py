@@ -113,7 +113,8 @@ def check_rollout(config: TrainConfig) -> None:
     if not has_rollout_servers(config):
         if rollout.name == "trtllm":
             raise ConfigError(
-                "rollout=trtllm runs in servers: give rollout.servers=N, or rollout.url=[...] of those that run."
+                "rollout=trtllm runs in servers: give rollout.servers=N, or rollout.url=[...] of those that run. "
+                "`crossthink submit` counts them by nodes.rollout=."
             )
         for key in ONLY_WITH_SERVERS:
             if value := getattr(rollout, key):

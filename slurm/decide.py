@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -29,6 +30,8 @@ from slurm.settings import read_cluster
 
 SIGNALLED = 128
 """Exit codes above it are srun's for tasks that a signal ended."""
+NEAR_S = 5.0
+"""Seconds between two ends whose order does not count: watchers look twice a second, and the nodes' clocks differ."""
 GO_ON, STOP = "go-on", "stop"
 
 
@@ -58,19 +61,26 @@ def cause_of(code: int, ends: Sequence[End], ranks: int) -> Cause:
     hung = [end for end in failed if end.hung]
     if hung:  # all wait for one, and nobody can tell for which
         return Cause(EXIT_RESUMABLE, "machine", said=f"{len(hung)} ranks gave no sign of life. {hung[0].said}")
-    if failed and failed[0].code < 0:
-        first = failed[0]
+    first = _first(failed) if failed else None
+    if first is not None and first.code < 0:
         said = f"{first.task} was ended by signal {-first.code}. {first.said}"
         return Cause(EXIT_RESUMABLE, "machine", first.node, said)
     if mine and lost:
         return Cause(EXIT_RESUMABLE, "machine", said=f"{lost} of {ranks} ranks ended without a word.")
-    if failed:
-        return Cause(failed[0].code, "error", said=f"{failed[0].task} on {failed[0].node}: {failed[0].said}")
+    if first is not None:
+        return Cause(first.code, "error", said=f"{first.task} on {first.node}: {first.said}")
     if any(end.code == EXIT_RESUMABLE for end in mine):
         return Cause(EXIT_RESUMABLE, "stopped", said=next(end.said for end in mine if end.code == EXIT_RESUMABLE))
-    if code > SIGNALLED:
+    if code == EXIT_DONE or code > SIGNALLED:  # 0 is srun's for a step whose only node died
         return Cause(EXIT_RESUMABLE, "machine", said=f"srun ended with {code}, and no rank wrote down why.")
     return Cause(code or EXIT_FAILED, "error", said=f"srun ended with {code}, and no rank wrote down why.")
+
+
+def _first(failed: Sequence[End]) -> End:
+    """The end that the others followed: the earliest, or one by a signal at about the same time, which a broken
+    connection never explains. SIGABRT is how NCCL and glibc end a process that has met an error."""
+    near = (end for end in failed if end.time - failed[0].time <= NEAR_S)
+    return next((end for end in near if end.code < 0 and end.code != -signal.SIGABRT), failed[0])
 
 
 def outcome_of(attempt: str, cause: Cause, step: int, before: Sequence[Outcome], cluster: ClusterConfig) -> Outcome:

@@ -7,7 +7,7 @@
 set -euo pipefail
 
 readonly MARK="# crossthink local cluster"
-readonly START_LIMIT_S=60
+readonly START_LIMIT_S=120
 readonly STOP_LIMIT_S=20
 # The sockets of munged and slurmstepd lie in the folder, and a Unix socket's path has at most 107 characters.
 readonly LONGEST_DIR=70
@@ -89,7 +89,7 @@ end_daemon() { # PIDFILE
 }
 
 # What runs on a node beside slurmd, one process id a line: each slurmstepd (its working folder is that of slurmd's log),
-# what has the node's name in its environment, and all that descends from these or is of a slurmstepd's session.
+# what has the node's name in its environment, and all that descends from these or is of their sessions.
 # SLURM_CONF alone would not do: the user's own shell has it.
 on_node() { # NODE
   local -A roots=()
@@ -165,6 +165,8 @@ write_config() { # FIRST_PORT
   ((GPUS == 0)) || words+=" Gres=gpu:$GPUS"
   cat >"$DIR/slurm.conf" <<CONF
 $MARK
+# The daemons listen on every address and answer nobody without the munge key. CommunicationParameters=NoInAddrAny would
+# keep them to 127.0.0.1, and srun to the address of the host's name, where the tasks, told 127.0.0.1, do not find it.
 ClusterName=local
 SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort=$1
@@ -180,8 +182,6 @@ SlurmdPidFile=$DIR/%n/slurmd.pid
 SlurmdLogFile=$DIR/%n/slurmd.log
 SlurmdSpoolDir=$DIR/%n/spool
 SlurmdParameters=config_overrides
-# The daemons listen on every address and answer nobody without the munge key. CommunicationParameters=NoInAddrAny would
-# keep them to 127.0.0.1, and srun to the address of the host's name, where the tasks, told 127.0.0.1, do not find it.
 # Nothing here needs the kernel's control groups, which want root and systemd.
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
@@ -273,7 +273,7 @@ show_logs() {
 given_up() { # while starting
   show_logs
   stop >&2
-  fail "the cluster did not start within $START_LIMIT_S s; its logs' ends are above, and whole in $DIR"
+  fail "the cluster did not start (limit: $START_LIMIT_S s); its logs' ends are above, and whole in $DIR"
 }
 
 start() {
@@ -385,7 +385,10 @@ main() {
     start | stop | status) "$command" ;;
     install) install_slurm ;;
     env) need_cluster && echo "export SLURM_CONF=$DIR/slurm.conf" ;;
-    kill-node | start-node) [[ -n $node ]] || fail "$command which node?" 2 && "${command/-/_}" "$node" ;;
+    kill-node | start-node)
+      [[ -n $node ]] || fail "$command which node?" 2
+      "${command/-/_}" "$node"
+      ;;
     -h | --help | help) usage ;;
     *) fail "unknown command '$command' (see --help)" 2 ;;
   esac

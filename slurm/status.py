@@ -14,7 +14,7 @@ from crossthink.errors import EXIT_DONE, ConfigError
 from recipes.run_files import METRICS, read_lines
 from recipes.run_folder import CONFIG, read_config
 from slurm import scheduler
-from slurm.attempt import CLUSTER, CURRENT, Attempt, Outcome, outcomes, submitted_jobs
+from slurm.attempt import ATTEMPTS, CLUSTER, CURRENT, Attempt, Outcome, outcomes, submitted_jobs
 from slurm.decide import newest_step
 from slurm.scheduler import Job
 
@@ -39,6 +39,7 @@ class Status:
         jobs: those that SLURM still knows; None: it could not be asked.
         attempt: the newest start of a job.
         attempts: all that were decided on.
+        taken: starts that SLURM took back: a requeue, a preemption, a lost node.
         error: what went wrong first in the newest attempt that failed, and what it said; None: nothing.
     """
 
@@ -52,6 +53,7 @@ class Status:
     jobs: list[Job] | None
     attempt: str | None
     attempts: list[Outcome]
+    taken: list[str]
     error: str | None
 
 
@@ -85,6 +87,8 @@ def status(folder: Path) -> Status:
     step = lines[-1]["step"] if lines else 0
     step_s = statistics.median(seconds) if seconds else None
     current = folder / CLUSTER / CURRENT
+    now = current.read_text("utf-8").strip() if current.is_file() else None
+    decided = outcomes(folder)
     return Status(
         run=str(folder),
         step=step,
@@ -94,10 +98,16 @@ def status(folder: Path) -> Status:
         step_s=step_s,
         left_s=None if step_s is None else (config.steps - step) * step_s,
         jobs=scheduler.jobs(submitted_jobs(folder)) if scheduler.is_here() else None,
-        attempt=current.read_text("utf-8").strip() if current.is_file() else None,
-        attempts=outcomes(folder),
+        attempt=now,
+        attempts=decided,
+        taken=_taken(folder, {one.attempt for one in decided}, now),
         error=first_error(folder),
     )
+
+
+def _taken(folder: Path, decided: set[str], now: str | None) -> list[str]:
+    begun = {path.name for path in (folder / CLUSTER / ATTEMPTS).glob("*")}
+    return sorted(begun - decided - {now})
 
 
 def first_error(folder: Path) -> str | None:
@@ -130,6 +140,7 @@ def as_text(found: Status) -> str:
     for one in found.attempts:
         node = f" on {one.node}" if one.node else ""
         lines.append(f"attempt   {one.attempt}: {one.cause}{node}, saved step {one.step}, code {one.code}")
+    lines += [f"attempt   {name}: taken back by SLURM (requeue, preemption, a lost node)" for name in found.taken]
     if found.attempt is not None and all(one.attempt != found.attempt for one in found.attempts):
         lines.append(f"attempt   {found.attempt}: under way; logs in {found.run}/logs/{found.attempt}")
     if found.error is not None:

@@ -9,7 +9,7 @@ import time
 from dataclasses import fields, replace
 from pathlib import Path
 
-from conf.cluster import SubmitConfig
+from conf.cluster import ClusterConfig, SubmitConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, ConfigError
 from crossthink.files import atomic_file, write_json
@@ -66,6 +66,7 @@ def settled(config: SubmitConfig) -> SubmitConfig:
             config.cluster,
             image=_image(config.cluster.image),
             rollout_image=_image(config.cluster.rollout_image),
+            python=_python(config.cluster),
         ),
         model=replace(config.model, path=_absolute(config.model.path)),
         eval=replace(config.eval, data=_absolute(config.eval.data)),
@@ -134,6 +135,13 @@ def _write_secret(path: Path) -> None:
 def _image(image: str | None) -> str | None:
     """pyxis takes a file's name for a registry's where no path stands before it, and no shell replaces its ~."""
     return image if image is None or not checks.is_image_file(image) else str(Path(image).expanduser().absolute())
+
+
+def _python(cluster: ClusterConfig) -> str | None:
+    """As with images; one in a container, or a name that the path finds, stays as it is."""
+    if cluster.python is None or cluster.style != "none" or "/" not in cluster.python:
+        return cluster.python
+    return str(Path(cluster.python).expanduser().absolute())
 
 
 def _absolute(path: str | None) -> str | None:

@@ -23,6 +23,7 @@ REPLACED = (
     ("actor.fp8", "off", "FP8 products are GPU kernels"),
     ("actor.offload", "false", "there is no device memory to free"),
     ("actor.threads", "1", "the ranks share the cores"),
+    ("rollout.name", "local", "TensorRT-LLM is GPU kernels"),
     ("steps", "2", "time"),
     ("prompts_per_step", "4", "time"),
     ("samples_per_prompt", "4", "time"),

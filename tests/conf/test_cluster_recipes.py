@@ -57,7 +57,7 @@ def test_the_engine_is_nemo_aligners_and_megatrons_is_one_word_away(recipe: str)
     actor = config.actor
     assert (actor.fp8, actor.transformer_engine, actor.dtype) == ("delayed", True, "bfloat16")
     assert actor.sequence_parallel and actor.distributed_optimizer and actor.recompute == "full"
-    assert config.rollout.name == "local"
+    assert (config.rollout.name, config.rollout.servers, config.nodes.reward) == ("trtllm", 0, 1)
     assert from_yaml(TrainConfig, to_yaml(config)) == config
 
 
@@ -113,7 +113,7 @@ def test_every_key_of_the_config_that_nemo_gets_is_known(recipe: str, gpu: bool,
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_without_a_model_the_message_says_what_to_download(recipe: str) -> None:
-    for refuse, words in ((check_model, ()), (train.check, ("actor=megatron",))):
+    for refuse, words in ((check_model, ()), (train.check, ("actor=megatron", "rollout.servers=8"))):
         with pytest.raises(ConfigError) as caught:
             refuse(resolved(recipe, *words))
         hub_id = {"crossthink_7b": "Qwen/Qwen2.5-7B", "crossthink_32b": "Qwen/Qwen2.5-32B"}[recipe]
@@ -151,7 +151,8 @@ def test_a_folder_stands_in_for_the_published_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_the_recipe_on_megatron_passes_every_check_that_needs_no_gpu(recipe: str, tmp_path: Path) -> None:
     folder = published_folder(tmp_path / "model", resolved(recipe).model.shape)
-    words = ("actor=megatron", f"model.path={folder}", f"data={two_domains(tmp_path / 'pool')}")
+    data = two_domains(tmp_path / "pool")
+    words = ("actor=megatron", "rollout.servers=8", f"model.path={folder}", f"data={data}")
     if not gpu_names():
         with pytest.raises(ConfigError, match=r"actor\.transformer_engine=true needs CUDA and Transformer Engine"):
             train.check(resolved(recipe, *words))

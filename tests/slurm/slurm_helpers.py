@@ -71,13 +71,15 @@ def submit_script(cluster: Cluster, path: Path, *options: str) -> int:
     return int(call(cluster, "sbatch", "--parsable", *options, path))
 
 
+def components(cluster: Cluster, job_id: int) -> list[dict[str, str]]:
+    """KEY=VALUE of `scontrol show job`, for each component of a heterogeneous job; a plain job is its only one."""
+    records = call(cluster, "scontrol", "--oneliner", "show", "job", str(job_id)).splitlines()
+    return [dict(word.split("=", 1) for word in record.split() if "=" in word) for record in records if record]
+
+
 def job_fields(cluster: Cluster, job_id: int) -> dict[str, str]:
     """KEY=VALUE of `scontrol show job`; of a heterogeneous job, the component with this number."""
-    for record in call(cluster, "scontrol", "--oneliner", "show", "job", str(job_id)).splitlines():
-        fields = dict(word.split("=", 1) for word in record.split() if "=" in word)
-        if fields["JobId"] == str(job_id):
-            return fields
-    raise AssertionError(f"scontrol does not show job {job_id}")
+    return next(fields for fields in components(cluster, job_id) if fields["JobId"] == str(job_id))
 
 
 def job_state(cluster: Cluster, job_id: int) -> str:
@@ -110,12 +112,13 @@ def wait_job(cluster: Cluster, job_id: int, states: Iterable[str] = ENDED, limit
     return wait_until(f"job {job_id} {' or '.join(wanted)}", reached, limit_s)
 
 
-def clear_requeue_delay(cluster: Cluster, *job_ids: int, limit_s: float = 120) -> None:
-    """Lets a requeued job start now; `job_ids` are all components of a heterogeneous one. A job that still completes is
-    waited for: SLURM sets the time when it becomes pending."""
-    for job_id in job_ids:
-        if wait_job(cluster, job_id, ("PENDING", "RUNNING"), limit_s) == "PENDING":
-            call(cluster, "scontrol", "update", f"JobId={job_id}", "StartTime=now")
+def clear_requeue_delay(cluster: Cluster, job_id: int, limit_s: float = 120) -> None:
+    """Lets a requeued job start at once, of a heterogeneous one all components. What still completes is waited for:
+    SLURM sets the time when it becomes pending."""
+    parts = [int(fields["JobId"]) for fields in components(cluster, job_id)]
+    if {wait_job(cluster, part, ("PENDING", "RUNNING"), limit_s) for part in parts} == {"PENDING"}:
+        # slurmd refuses a credential of the second in which it revoked the last one, and SLURM then fails the job.
+        call(cluster, "scontrol", "update", f"JobId={job_id}", "StartTime=now+2")
 
 
 def node_states(cluster: Cluster) -> dict[str, str]:
