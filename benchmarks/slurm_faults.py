@@ -25,6 +25,7 @@ LIMIT_S = 900.0
 SHORT, LONG = 16, 70
 """Steps of a run with a fault, and of the demo's."""
 LAYOUT = ["actor.tensor_parallel=2", "actor.pipeline_parallel=2", "actor.threads=1"]
+ONE_NODE = ("nodes.actor=1", "nodes.gpus_per_node=4", "rollout.servers=2", "cluster.bad_node_failures=1")
 SHORT_TIME = ("cluster.time=00:02:00", "cluster.signal_s=20", "checkpoint.margin_s=5")
 NODES = ["nodes.actor=2", "nodes.gpus_per_node=2", "nodes.rollout=1", "nodes.reward=1"]
 
@@ -86,6 +87,17 @@ def hang_rank(run: Submitted) -> None:
     run.rank(1).send_signal(signal.SIGSTOP)
 
 
+def bad_node(run: Submitted) -> None:
+    """A rank is killed, and its node left out of the next start."""
+    before = run.attempt
+    kill(run.rank(3))
+    run.wait_attempt(before, 240.0)
+    bad = run.outcomes()[0]["node"]
+    nodes = run.cluster.call("squeue", "--noheader", f"--jobs={run.job}", "--format=%N").split()
+    if bad in run.cluster.call("scontrol", "show", "hostnames", ",".join(nodes)).split():
+        raise Stuck(f"{bad}, where a rank was killed, is among the nodes of the next start: {nodes}")
+
+
 def kill_reward(run: Submitted) -> None:
     """The reward server's process."""
     for process in run.processes("recipes.cli", "serve-reward"):
@@ -106,6 +118,7 @@ FAULTS = (
     Fault("slurmd lost, ranks live on", lose_daemon, attempts=2),
     Fault("a rank killed", kill_rank, attempts=2),
     Fault("a rank hangs", hang_rank, ("cluster.hang_s=30",), attempts=2),
+    Fault("a bad node, left out", bad_node, ONE_NODE, attempts=2),
     Fault("reward server killed", kill_reward),
     Fault("all rollout servers killed", kill_rollout),
     Fault("walltime of 2 minutes", None, SHORT_TIME, LONG, attempts=2),

@@ -15,9 +15,10 @@ from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError, did_you_mean
 from recipes import train
 from recipes.actors.mcore.limits import Machine
+from recipes.nodes import check_nodes
 from slurm import scheduler
 from slurm.limits import seconds_of
-from slurm.parts import check_nodes, components
+from slurm.parts import components
 
 SHARED = (
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "wekafs", "panfs", "pvfs2", "orangefs", "cifs",
@@ -57,6 +58,12 @@ def check_config(config: SubmitConfig) -> None:
         )
     check_image(cluster)
     world = check_nodes(config)
+    nodes, actor = config.nodes, config.actor
+    if actor.tensor_parallel > nodes.gpus_per_node:
+        raise ConfigError(
+            f"actor.tensor_parallel={actor.tensor_parallel} is more than nodes.gpus_per_node={nodes.gpus_per_node}: "
+            "tensor parallelism across nodes would wait for the network in every layer. Use actor.pipeline_parallel."
+        )
     gpus = cluster.gres is not None
     train.check(config, train.Elsewhere(world, Machine(cuda=gpus, transformer_engine=gpus, apex=gpus)))
 

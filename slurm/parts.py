@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from conf.cluster import ClusterConfig, SubmitConfig
-from conf.train import TrainConfig
-from crossthink.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -51,35 +49,6 @@ class Tasks:
         return -(-self.count // self.nodes)
 
 
-def with_servers(config: TrainConfig) -> TrainConfig:
-    """The config with `rollout.servers` as the rollout nodes have it, where nothing else is said.
-
-    Raises:
-        ConfigError: servers that do not spread evenly over the nodes, or over their GPUs.
-    """
-    nodes, rollout = config.nodes, config.rollout
-    if not nodes.rollout:
-        return config
-    if rollout.url:
-        raise ConfigError(
-            f"nodes.rollout={nodes.rollout} has no use with rollout.url={rollout.url}. Drop one of the two."
-        )
-    gpus = max(1, rollout.trtllm.tensor_parallel) if rollout.name == "trtllm" else 1
-    if nodes.gpus_per_node % gpus:
-        raise ConfigError(
-            f"rollout.trtllm.tensor_parallel={gpus} does not divide nodes.gpus_per_node={nodes.gpus_per_node}: an "
-            "engine stays on one node."
-        )
-    most = nodes.rollout * (nodes.gpus_per_node // gpus)
-    servers = rollout.servers or most
-    if servers % nodes.rollout or servers > most:
-        raise ConfigError(
-            f"rollout.servers={servers} on nodes.rollout={nodes.rollout}: a multiple of {nodes.rollout}, at most "
-            f"{most} ({nodes.gpus_per_node} GPUs a node, {gpus} a server)."
-        )
-    return replace(config, rollout=replace(rollout, servers=servers))
-
-
 def components(config: SubmitConfig) -> list[Component]:
     """The nodes to ask for; the actor's first."""
     nodes, cluster = config.nodes, config.cluster
@@ -94,7 +63,7 @@ def components(config: SubmitConfig) -> list[Component]:
 
 
 def tasks(config: SubmitConfig) -> list[Tasks]:
-    """What runs on the nodes: servers first, the actor's ranks last. `config` has been through `with_servers`."""
+    """What runs on the nodes: servers first, ranks last. The config has been through `recipes.nodes.with_servers`."""
     roles = [component.role for component in components(config)]
     nodes, found = config.nodes, []
     if not config.reward.url:
@@ -112,37 +81,6 @@ def tasks(config: SubmitConfig) -> list[Tasks]:
     # Everything else on the actor's nodes overlaps with the ranks, which therefore may not ask for them alone.
     found.append(Tasks("rank", 0, nodes.actor, ranks, any(one.component == 0 for one in found)))
     return found
-
-
-def check_nodes(config: TrainConfig) -> int:
-    """Ranks of the actor.
-
-    Raises:
-        ConfigError: a count that is too small, or ranks that TP × PP × DP does not give.
-    """
-    nodes, actor = config.nodes, config.actor
-    for key, least in (("actor", 1), ("rollout", 0), ("reward", 0), ("gpus_per_node", 1)):
-        if getattr(nodes, key) < least:
-            raise ConfigError(f"nodes.{key}={getattr(nodes, key)} is too small: at least {least}.")
-    for key in ("tensor_parallel", "pipeline_parallel"):
-        if getattr(actor, key) < 1:
-            raise ConfigError(f"actor.{key}={getattr(actor, key)} is too small: at least 1.")
-    world, model_parallel = nodes.actor * nodes.gpus_per_node, actor.tensor_parallel * actor.pipeline_parallel
-    data = actor.data_parallel or world // model_parallel
-    if model_parallel * data != world or data == 0:
-        sizes = f"actor.tensor_parallel={actor.tensor_parallel} × actor.pipeline_parallel={actor.pipeline_parallel}"
-        if actor.data_parallel:
-            sizes += f" × actor.data_parallel={actor.data_parallel}"
-        raise ConfigError(
-            f"nodes.actor={nodes.actor} × nodes.gpus_per_node={nodes.gpus_per_node} = {world} ranks, which {sizes} do "
-            "not fill. Change the nodes or the layout."
-        )
-    if actor.tensor_parallel > nodes.gpus_per_node:
-        raise ConfigError(
-            f"actor.tensor_parallel={actor.tensor_parallel} is more than nodes.gpus_per_node={nodes.gpus_per_node}: "
-            "tensor parallelism across nodes would wait for the network in every layer. Use actor.pipeline_parallel."
-        )
-    return world
 
 
 def mounts(config: SubmitConfig, run: str) -> list[str]:

@@ -34,7 +34,7 @@ def render(config: SubmitConfig) -> str:
     """The batch script.
 
     Args:
-        config: the run's, with absolute paths, after `slurm.parts.with_servers`.
+        config: the run's, with absolute paths, after `recipes.nodes.with_servers`.
 
     Raises:
         ConfigError: a value that cannot stand in a script, or a variable of the template without one.

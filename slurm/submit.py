@@ -14,10 +14,10 @@ from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, ConfigError
 from crossthink.files import atomic_file, write_json
 from crossthink.secret import FROM_FILE
+from recipes.nodes import with_servers
 from recipes.run_folder import claim, locked
 from slurm import checks, scheduler
 from slurm.attempt import CLUSTER, FINISHED, SCRIPT, SECRET, SUBMISSION, submitted_jobs
-from slurm.parts import with_servers
 from slurm.render import render
 from slurm.settings import write_cluster
 

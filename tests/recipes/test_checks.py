@@ -67,7 +67,7 @@ def test_what_works(words):
         (["rollout.transport=nccl"], ("rollout.transport=nccl", "auto, collective, files")),
         (["rollout.servers=1", "rollout.url=[http://a:1]"], ("rollout.servers=1", "rollout.url=['http://a:1']")),
         (["rollout.url=[a:1]"], ("rollout.url=a:1", "http://HOST:PORT")),
-        (["rollout.token=x"], ("rollout.token", "rollout.url")),
+        (["rollout.token=x"], ("rollout.token", "the run has none", "Drop it")),
         (["rollout=trtllm", "rollout.servers=0"], ("rollout=trtllm", "rollout.servers=N")),
         (["rollout.max_mismatch=-1"], ("rollout.max_mismatch=-1.0", "0.0 to 100.0")),
         (["rollout.bucket_mb=0"], ("rollout.bucket_mb=0.0", "0.001 to")),
