@@ -152,16 +152,18 @@ RUN useradd --create-home --uid 10001 --shell /bin/sh crossthink && install --di
 WORKDIR /build
 COPY pyproject.toml constraints.txt docker/project_requirements.py docker/image_pins.py ./
 # Everything that TensorRT-LLM came with stays. Left out is what preparing data and judging need, and serving does not.
-# Ray: the version that NeMo-RL locks beside this release (7ea279ab, uv.lock).
+# Ray: the version that NeMo-RL locks beside this release (7ea279ab, uv.lock). megatron-core is for gpu_check.py alone.
 RUN python3 image_pins.py constraints.txt --all --need torch --need tensorrt-llm > pins.txt \
     && python3 project_requirements.py pyproject.toml --without datasets --without math-verify --without pyarrow \
         --without rensa > requirements.txt \
     && python3 -m venv --without-pip --system-site-packages /opt/crossthink \
     && /opt/crossthink/bin/python -m pip install --no-cache-dir --constraint pins.txt --requirement requirements.txt \
-        jinja2 safetensors xxhash "ray[default]==2.56.1"
+        jinja2 safetensors xxhash "ray[default]==2.56.1" \
+    && /opt/crossthink/bin/python -m pip install --no-cache-dir --no-deps --constraint constraints.txt megatron-core
 RUN --mount=type=bind,from=wheel,source=/dist,target=/dist \
     /opt/crossthink/bin/python -m pip install --no-cache-dir --no-deps /dist/*.whl
-COPY docker/entrypoint.sh docker/healthcheck.py benchmarks/gpu_check.py /usr/local/lib/crossthink/
+COPY docker/entrypoint.sh docker/healthcheck.py benchmarks/gpu_check.py \
+    benchmarks/gpu_rollout.py /usr/local/lib/crossthink/
 ENV PATH=/opt/crossthink/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     USER=crossthink \

@@ -46,7 +46,7 @@ class ClusterConfig:
     exclusive: bool = True
     """Whole nodes."""
     options: list[str] = field(default_factory=list)
-    """More sbatch options for every part of the job, such as --comment=rl."""
+    """More sbatch options for every part of the job: "cluster.options=['--comment=rl']"."""
     style: str = "none"
     """Containers: none, pyxis (enroot) or apptainer."""
     image: str | None = None
@@ -70,7 +70,7 @@ class ClusterConfig:
     exclude: list[str] = field(default_factory=list)
     """Nodes to leave out."""
     jobs: int = 8
-    """Jobs of a chain; most requeues of one job."""
+    """Jobs of a chain; most starts of one job."""
     signal_s: int = 300
     """Seconds before the time limit at which the job is told to stop (USR1), beside what the run measures itself."""
     retries: int = 3

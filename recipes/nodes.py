@@ -68,4 +68,10 @@ def check_nodes(config: TrainConfig) -> int:
             f"nodes.actor={nodes.actor} × nodes.gpus_per_node={nodes.gpus_per_node} = {world} ranks, which {sizes} do "
             "not fill. Change the nodes or the layout."
         )
+    servers, over = config.rollout.servers, max(1, min(nodes.actor, config.rollout.servers))
+    if not nodes.rollout and -(-servers // over) * server_gpus(config) > nodes.gpus_per_node:
+        raise ConfigError(
+            f"rollout.servers={servers} of {server_gpus(config)} GPUs each are more than the {over} actor nodes of "
+            f"{nodes.gpus_per_node} GPUs hold. Lower it, or set nodes.rollout."
+        )
     return world

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -56,4 +57,5 @@ def keep_critic(child: subprocess.Popen, now: Attempt, task: str, environment: d
         child.send_signal(signal.SIGTERM)
         wait_until(lambda: exit_code(child) is not None, ENDING_S)
     kill_groups([child.pid])
+    shutil.rmtree(environment["PYTRITON_HOME"], ignore_errors=True)
     return followed

@@ -25,7 +25,7 @@ from conf.cluster import ClusterConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, EXIT_USAGE
 from crossthink.files import atomic_file
 from recipes.run_folder import read_config
-from slurm.attempt import CLUSTER, FINISHED, Attempt, End, Outcome, outcomes, write_outcome
+from slurm.attempt import CLUSTER, FINISHED, Attempt, End, Outcome, outcomes, submitted_jobs, write_outcome
 from slurm.settings import read_cluster
 
 SIGNALLED = 128
@@ -73,7 +73,7 @@ def cause_of(code: int, ends: Sequence[End], ranks: int) -> Cause:
         return Cause(EXIT_RESUMABLE, "stopped", said=next(end.said for end in mine if end.code == EXIT_RESUMABLE))
     if code == EXIT_DONE or code > SIGNALLED:  # 0 is srun's for a step whose only node died
         return Cause(EXIT_RESUMABLE, "machine", said=f"srun ended with {code}, and no rank wrote down why.")
-    return Cause(code or EXIT_FAILED, "error", said=f"srun ended with {code}, and no rank wrote down why.")
+    return Cause(code, "error", said=f"srun ended with {code}, and no rank wrote down why.")
 
 
 def _first(failed: Sequence[End]) -> End:
@@ -133,7 +133,7 @@ def newest_step(run: Path) -> int:
 
 
 def main(words: Sequence[str]) -> int:
-    """Decide, write it down, and print for the batch script: go-on or stop, and the nodes to leave out.
+    """Decide, write it down, and print for the batch script: go-on or stop, nodes to leave out, jobs behind this one.
 
     Returns:
         What the batch script is to exit with.
@@ -153,7 +153,10 @@ def main(words: Sequence[str]) -> int:
             handle.write(f"{outcome.code}\n")
     exclude = bad_nodes([*before, outcome], cluster)
     print(f"attempt {name}: {outcome.cause}, step {outcome.step}. {outcome.said}", file=sys.stderr)
-    print(GO_ON if goes_on else STOP, ",".join(exclude) or "-")
+    ids = submitted_jobs(run)
+    job = name.partition(".")[0]
+    behind = ids[ids.index(job) + 1 :] if job in ids else []
+    print(GO_ON if goes_on else STOP, ",".join(exclude) or "-", *behind)
     return outcome.code
 
 

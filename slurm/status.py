@@ -107,7 +107,11 @@ def status(folder: Path) -> Status:
 
 def _taken(folder: Path, decided: set[str], now: str | None) -> list[str]:
     begun = {path.name for path in (folder / CLUSTER / ATTEMPTS).glob("*")}
-    return sorted(begun - decided - {now})
+
+    def in_order(name: str) -> list[int]:
+        return [int(part) for part in name.split(".")]
+
+    return sorted(begun - decided - {now}, key=in_order)
 
 
 def first_error(folder: Path) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import shutil
 import sys
 import tempfile
 import time
@@ -11,11 +12,11 @@ from pathlib import Path
 
 from conf.cluster import ClusterConfig, SubmitConfig
 from conf.train import TrainConfig
-from crossthink.errors import EXIT_DONE, ConfigError
+from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from crossthink.files import atomic_file, write_json
 from crossthink.secret import FROM_FILE
 from recipes.nodes import with_servers
-from recipes.run_folder import claim, locked
+from recipes.run_folder import CONFIG, claim, locked
 from slurm import checks, scheduler
 from slurm.attempt import CLUSTER, FINISHED, SCRIPT, SECRET, SUBMISSION, submitted_jobs
 from slurm.render import render
@@ -110,6 +111,7 @@ def _submit(config: SubmitConfig, script: str) -> list[str]:
     out = Path(config.out)
     with locked(out):
         refuse_second(out)  # once more: another submit may have been faster
+        is_new = not (out / CONFIG).exists()
         claim(training(config))
         (out / CLUSTER).mkdir(exist_ok=True)
         (out / "logs").mkdir(exist_ok=True)
@@ -120,7 +122,14 @@ def _submit(config: SubmitConfig, script: str) -> list[str]:
         (out / CLUSTER / FINISHED).unlink(missing_ok=True)
         ids: list[str] = []
         for _ in range(config.cluster.jobs if config.cluster.continuation == "chain" else 1):
-            ids.append(scheduler.submit(out / CLUSTER / SCRIPT, after=ids[-1] if ids else None))
+            try:
+                ids.append(scheduler.submit(out / CLUSTER / SCRIPT, after=ids[-1] if ids else None))
+            except UserError:
+                if is_new and not ids:  # nothing stays of a run that was never queued
+                    shutil.rmtree(out / CLUSTER)
+                    (out / "logs").rmdir()
+                    (out / CONFIG).unlink()
+                raise
             write_json(out / CLUSTER / SUBMISSION, {"jobs": ids, "time": time.time(), "cluster": config.cluster.name})
     return ids
 
@@ -128,8 +137,11 @@ def _submit(config: SubmitConfig, script: str) -> list[str]:
 def _write_secret(path: Path) -> None:
     """A new secret, which nobody else may read; a run that goes on keeps its own."""
     if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(32) + "\n", "utf-8")
+        aside = path.with_name(f".{path.name}.tmp")
+        aside.unlink(missing_ok=True)
+        aside.touch(mode=0o600)
+        aside.write_text(secrets.token_urlsafe(32) + "\n", "utf-8")
+        aside.rename(path)
 
 
 def _image(image: str | None) -> str | None:

@@ -22,7 +22,7 @@ import psutil
 
 from conf.cluster import ClusterConfig
 from conf.train import TrainConfig
-from crossthink.errors import EXIT_USAGE, ConfigError, UserError
+from crossthink.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError
 from recipes.own_server import Address, OwnRewardServer, OwnRolloutServer, OwnServer
 from recipes.run_folder import model_folder, read_config
 from slurm.attempt import CLUSTER, SECRET, Attempt, End, polls
@@ -52,6 +52,9 @@ def main(words: Sequence[str]) -> int:
         print(f"crossthink: {error}", file=sys.stderr, flush=True)
         now.ended(End(f"{role}_{index()}", node(), error.exit_code, time.time(), said=str(error)))
         return error.exit_code
+    except Exception as error:  # the task's boundary: rank 0 would wait for a server that never comes
+        now.ended(End(f"{role}_{index()}", node(), EXIT_FAILED, time.time(), said=f"{type(error).__name__}: {error}"))
+        raise
 
 
 def serve(role: str, run: Path, now: Attempt) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from conf.cluster import ClusterConfig
 from recipes.own_server import PARENT, tail
 from recipes.rendezvous import HOST, RENDEZVOUS
 from recipes.signs_of_life import ALIVE_FD, SHOW_STACK
-from slurm.attempt import Attempt, End, polls
+from slurm.attempt import Attempt, End
 from slurm.critic import critic_environment, keep_critic
 from slurm.places import index, local_index, node, tasks_here
 
@@ -131,8 +132,9 @@ def _wait(watched: Watched, child: subprocess.Popen, reads: int, asked: _Asked) 
     limit_s = watched.cluster.ready_s + watched.cluster.hang_s  # before its first sign of life it waits for servers
     heard = time.monotonic()
     failed_at: float | None = None
-    for _ in polls(POLL_S):
-        if child.poll() is not None:
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(POLL_S)  # and not a sleep: which rank ended first is told by a clock
             return False, False
         if _has_beaten(reads):
             heard, limit_s = time.monotonic(), watched.cluster.hang_s
@@ -149,7 +151,6 @@ def _wait(watched: Watched, child: subprocess.Popen, reads: int, asked: _Asked) 
             failed_at = time.monotonic()
         if failed_at is not None and time.monotonic() - failed_at > GRACE_S:
             return False, True
-    raise AssertionError("polls is endless")
 
 
 def _has_beaten(reads: int) -> bool:
@@ -163,10 +164,8 @@ def _show_stack(watched: Watched, child: subprocess.Popen, silent_s: float) -> N
     _note(watched, f"no sign of life for {silent_s:.0f} s (cluster.hang_s): its stacks follow, and it is ended")
     child.send_signal(SHOW_STACK)
     child.send_signal(signal.SIGCONT)  # one that was stopped shows its stack too
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         child.wait(STACK_S)
-    except subprocess.TimeoutExpired:
-        return
 
 
 def _note(watched: Watched, what: str) -> None:

@@ -18,7 +18,7 @@ from recipes.checks import check_algorithm, check_rollout
 from recipes.models.families import read_shape
 from recipes.models.model_folder import check_published, check_shape, read_model_config
 from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
-from recipes.nodes import check_nodes, server_gpus, with_servers
+from recipes.nodes import check_nodes, with_servers
 from recipes.planning.gpus import gpu_of, peak_flops
 from recipes.planning.interface import Gpu, Job
 
@@ -48,8 +48,6 @@ def make_job(config: PlanConfig) -> Job:
     check_batch(config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout, data)
     rollout_gpus = config.nodes.rollout * config.nodes.gpus_per_node
     config = with_servers(config)
-    if not rollout_gpus:
-        _check_colocated(config, world)
     check_rollout(config)
     return Job(
         config=replace(config, actor=decided(config.actor, precision, data, on_gpu=gpu is not None)),
@@ -171,12 +169,3 @@ def _precision(settings: ActorConfig, gpu: Gpu | None) -> Precision:
     if gpu is not None and found.fp8 != "off":
         peak_flops(gpu, "fp8")
     return found
-
-
-def _check_colocated(config: PlanConfig, world: int) -> None:
-    """Refuse more rollout servers on the actor's nodes than their GPUs hold."""
-    if config.rollout.servers * server_gpus(config) > world:
-        raise ConfigError(
-            f"rollout.servers={config.rollout.servers} of {server_gpus(config)} GPUs each are more than the "
-            f"{world} GPUs of the actor's nodes. Lower it, or set nodes.rollout."
-        )

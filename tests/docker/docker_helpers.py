@@ -124,5 +124,4 @@ def built_image(folder: Path, rootfs: str | None) -> Iterator[Image]:
         yield Image(env, made.stdout.strip())
     finally:
         subprocess.run(["buildah", "rm", "--all"], env=env, capture_output=True, timeout=300)
-        subprocess.run(["buildah", "rmi", "--all", "--force"], env=env, capture_output=True, timeout=300)
-        shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(folder)

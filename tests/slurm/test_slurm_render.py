@@ -94,7 +94,7 @@ def test_every_script_is_clean(cluster: str, shape: str, continuation: str, tmp_
     # sbatch refuses options of pyxis where it is not installed.
     assert "container" not in "\n".join(line for line in text.splitlines() if line.startswith("#SBATCH"))
     assert ("scontrol requeue" in text) == (continuation == "requeue")
-    assert ("--states PENDING" in text) == (continuation == "chain")
+    assert ("for id in $behind" in text) == (continuation == "chain")
 
 
 def test_what_one_node_is_asked_for() -> None:
@@ -267,7 +267,7 @@ def test_bad_nodes_are_left_out_of_every_component(tmp_path: Path) -> None:
 
 
 def test_a_chain_goes_on_in_its_next_job(tmp_path: Path) -> None:
-    done, calls = job_with_answer(tmp_path, "go-on n3", 75, "cluster.continuation=chain")
+    done, calls = job_with_answer(tmp_path, "go-on n3 8 9", 75, "cluster.continuation=chain")
     assert done.returncode == 75 and calls == [f"update JobId={job} ExcNodeList=n3" for job in (8, 9)]
 
 

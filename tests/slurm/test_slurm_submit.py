@@ -187,13 +187,13 @@ def test_the_nodes_may_change_when_a_run_goes_on(slurm: FakeSlurm, out: Path) ->
     assert read_config(out).nodes.actor == 2
 
 
-def test_sbatch_that_fails_leaves_a_run_that_can_be_submitted(slurm: FakeSlurm, out: Path) -> None:
+def test_sbatch_that_fails_leaves_nothing_of_a_new_run(slurm: FakeSlurm, out: Path) -> None:
     slurm.sbatch(fail_from="101")
     with pytest.raises(UserError, match="Job violates accounting/QOS policy"):
         run(config(out))
-    assert submitted_jobs(out) == []
+    assert submitted_jobs(out) == [] and [path.name for path in out.iterdir()] == [".lock"]
     slurm.sbatch(fail_from="1000")
-    run(config(out, "resume=true"))
+    run(config(out))
     assert submitted_jobs(out) == ["101"]
 
 

@@ -35,6 +35,8 @@ MOST_SAID = 1000
 CALLERS_FAULT = (400, 413, 422)
 """Every server would refuse this request."""
 NO_ACCESS = (401, 403)
+OF_WEIGHTS = "weights:"
+"""How a server's 503 begins that has none: it was started again."""
 
 
 @dataclass
@@ -211,6 +213,8 @@ class Asking:
             if not server.left_out:
                 server.left_out, server.lost, server.error = True, True, what
                 say(f"rollout server {server.name}: {what}; it is left out of this step")
+        elif status == 503 and detail(content).startswith(OF_WEIGHTS):
+            raise BadAnswer(what)  # the next look at it tells whether they are lost
         elif status in (429, 503):
             if status == 429:
                 self._dealing.narrow(server.url)
@@ -276,12 +280,13 @@ class Asking:
         if self._asked:
             return
         silent_s = time.monotonic() - self._served_at
-        if silent_s >= LOST_S and any(s.lost for s in self._servers) and not any(s.in_use for s in self._servers):
+        none_left = all(server.left_out for server in self._servers)
+        some_lost, none_used = any(s.lost for s in self._servers), not any(s.in_use for s in self._servers)
+        if some_lost and none_used and (none_left or silent_s >= LOST_S):
             self._counters.waited_s += silent_s
             raise LostWeightsError(
                 f"No rollout server has weight version {self._version} any more ({known_against(self._servers)})."
             )
-        none_left = all(server.left_out for server in self._servers)
         if not none_left and silent_s < self._terms.outage_limit_s:
             return
         self._counters.waited_s += silent_s

@@ -119,7 +119,7 @@ def test_the_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         (("updates_per_rollout=3",), "updates_per_rollout=3 does not divide prompts_per_step=128"),
         (("nodes.rollout=1", "rollout.trtllm.tensor_parallel=3", *APART),
          "rollout.trtllm.tensor_parallel=3 does not divide nodes.gpus_per_node=8"),
-        (("rollout.servers=9",), "rollout.servers=9 of 1 GPUs each are more than the 8 GPUs of the actor's nodes"),
+        (("rollout.servers=9",), "rollout.servers=9 of 1 GPUs each are more than the 1 actor nodes of 8 GPUs hold"),
         (("rollout.servers=0",), "rollout=trtllm runs in servers"),
         (("actor.recompute=some",), "actor.recompute=some is not allowed"),
         (("rollout.lag=1",), "rollout.lag=1 trains on rollouts of the weights before"),

@@ -19,7 +19,7 @@ from recipes.rollout.client import wire
 from recipes.rollout.client.answers import BadAnswer, lines
 from recipes.rollout.client.client import RolloutClient
 from recipes.rollout.client.servers import NoServersError
-from recipes.rollout.interface import Request, RequestError, Response, SamplingParams
+from recipes.rollout.interface import LostWeightsError, Request, RequestError, Response, SamplingParams
 
 PARAMS = SamplingParams(temperature=1.0, top_p=0.9, max_tokens=12, stop_ids=(0, 3), vocabulary=50, seed=3, step=5)
 VERSION = 7
@@ -288,7 +288,7 @@ def test_other_weights_are_not_used_in_this_call(fleet, monkeypatch, capfd):
     assert collect(client.stream(requests, PARAMS, VERSION)) == due(requests)
     assert fleet[1].seen()["sent"] == 0 and len(fleet[1].seen()["bodies"]) >= 2
     assert capfd.readouterr().err.count("it is left out of this step") == 1
-    with pytest.raises(NoServersError, match="is left for this step .*409: another version"):
+    with pytest.raises(LostWeightsError, match="has weight version .* any more .*409: another version"):
         collect(client_of(fleet[1]).stream(requests, PARAMS, VERSION))
     fleet[1].script()
     assert collect(client.stream(requests, PARAMS, VERSION)) == due(requests)
