@@ -14,7 +14,7 @@ tensor-parallel rank of t:
 | attention's output; log-sum-exp a head in float32 | q / t | q / t |
 | gate and up product; silu(gate); up + 0.0; their product | 2 m + 3 m, / t | 2 m + 3 m, / t |
 
-`up + 0.0` is megatron-core's glu_linear_offset (transformer/mlp.py:196 of 0.16.1). Under sequence parallelism what is h
+`up + 0.0` is megatron-core's glu_linear_offset (transformer/mlp.py:225 of 0.16.1). Under sequence parallelism what is h
 wide is shared, too. What Transformer Engine keeps is read from its sources, and was not measured.
 """
 

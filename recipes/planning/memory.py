@@ -53,7 +53,7 @@ ADVICE = {
     "gathered sequence": "a smaller micro_batch_tokens",
     "FP8 weights": "actor.fp8=off",
     "optimizer step": "actor.transformer_engine=true",
-    "KV cache": "a smaller rollout.batch_size, or with rollout=trtllm rollout.trtllm.kv_cache_fraction",
+    "KV cache": "a smaller rollout.batch_size",
     "drawing tokens": "a smaller rollout.batch_size",
     "prefill": "rollout servers on nodes of their own (nodes.rollout)",
     "rollout weights": "rollout servers on nodes of their own (nodes.rollout), or rollout=trtllm with tensor_parallel",
@@ -127,6 +127,8 @@ def _advice(job: Job, item: Item) -> str | None:
     name = item.name.removeprefix("critic ")
     if name == "activations" and job.config.actor.recompute == "full":
         return "a smaller micro_batch_tokens, or actor.sequence_parallel=true"
+    if name == "KV cache" and job.config.rollout.name == "trtllm":
+        return "a smaller rollout.trtllm.kv_cache_fraction"
     return ADVICE.get(name)
 
 
@@ -151,7 +153,7 @@ def _resident(job: Job, stage: int) -> list[Item]:
 
 def _away(job: Job, resident: list[Item]) -> list[Item]:
     """Without what `actor.offload` takes off the GPU for generation; Aligner's takes Adam's state alone."""
-    if not job.config.actor.offload or job.gpu is None:
+    if not _makes_room(job):
         return resident
     gone = _OFFLOAD - ({"gradients"} if job.config.actor.name == "aligner" else set())
     return [item for item in resident if item.name.removeprefix("critic ") not in gone]
@@ -180,7 +182,7 @@ def _server(job: Job) -> list[Item]:
     if job.config.rollout.name == "trtllm" and job.gpu is not None:
         return [rollout.trtllm_weights(job), *rollout.trtllm_generation(job)]
     samples = job.config.prompts_per_step * job.config.samples_per_prompt
-    servers = job.rollout_gpus or max(1, job.config.rollout.servers)
+    servers = job.config.rollout.servers or max(1, job.rollout_gpus)
     return [rollout.local_weights(job), *rollout.local_generation(job, math.ceil(samples / servers))]
 
 
@@ -213,11 +215,17 @@ def _offloaded(job: Job, parameters: list, models: list) -> list[Item]:
     if job.config.algorithm.kl > 0 and not _reference_stays(job):
         amount = count(parameters) * BYTES[actor.dtype or "float32"]
         found.append(Item("reference weights", amount, note="host memory, always"))
-    if actor.offload:
+    if _makes_room(job):
         state = [one for whose, held in models for one in training_state(job, held, whose)[2:]]
         amount = sum(one.amount for one in state)
         found.append(Item("offloaded Adam's state", amount, note="host memory, while responses are generated"))
     return found
+
+
+def _makes_room(job: Job) -> bool:
+    """Whether the actor gives memory away while others generate on its GPU; see `recipes.rl.step.room_for_rollouts`."""
+    shared = not _served(job) or job.config.rollout.colocated
+    return job.config.actor.offload and job.gpu is not None and shared
 
 
 def _reference_stays(job: Job) -> bool:
