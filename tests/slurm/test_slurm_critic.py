@@ -1,0 +1,45 @@
+"""PPO with NeMo-Aligner's critic server as a job: its ranks stand beside the actor's, and end with them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import psutil
+import pytest
+from slurm_helpers import Cluster, run_env, try_call, wait_job
+from train_helpers import TinyWorld
+
+NEMO = Path(__file__).parents[2] / ".venv-nemo" / "bin" / "python"
+LIMIT_S = 600.0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.skipif(not NEMO.exists(), reason="needs NeMo-Aligner's environment: make nemo")
+def test_two_steps_with_a_critic_server(quiet_cluster: Cluster, tiny_world: TinyWorld, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [
+        "recipe=tiny", f"model={tiny_world.base}", f"data={tiny_world.pool}", f"out={out}", "steps=2", "algorithm=ppo",
+        "actor=aligner", "actor.reference=offload", "actor.threads=1", "prompts_per_step=4", "samples_per_prompt=4",
+        "micro_batch_tokens=512", "nodes.actor=1", "nodes.gpus_per_node=1", "nodes.reward=1", "cluster=local",
+    ]  # fmt: skip
+    submitted = try_call([NEMO, "-m", "recipes.cli", "submit", *words], run_env(quiet_cluster))
+    assert submitted.returncode == 0, submitted.stderr
+    job = json.loads((out / "cluster" / "submission.json").read_text())["jobs"][0]
+
+    wait_job(quiet_cluster, int(job), ("COMPLETED",), LIMIT_S)
+    steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in steps] == [1, 2] and all("value_loss" in line for line in steps)
+    critic = json.loads((out / "cluster" / "attempts" / f"{job}.0" / "ends" / "critic_0.json").read_text())
+    assert (critic["code"], critic["followed"]) == (0, True)
+    mine = str(out)
+    assert not [p for p in psutil.process_iter() if p.pid != os.getpid() and mine in " ".join(_words(p))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
