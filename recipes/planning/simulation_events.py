@@ -56,8 +56,9 @@ class ReplicaSpeed:
         linear = self.step_s + self.sample_s * samples + self.kv_token_s * kv_tokens - square
         if seconds <= 0:
             return 0
-        # The root of square · x² + linear · x = seconds, in the form that is exact for square → 0.
-        found = math.ceil(2 * seconds / (linear + math.sqrt(linear * linear + 4 * square * seconds)))
+        # The root of square · x² + linear · x = seconds, in the form that takes no difference of like numbers.
+        root = math.sqrt(linear * linear + 4 * square * seconds)
+        found = math.ceil(2 * seconds / (linear + root) if linear > 0 else (root - linear) / (2 * square))
         while found and self.decode_s(found - 1, samples, kv_tokens) >= seconds:
             found -= 1
         while self.decode_s(found, samples, kv_tokens) < seconds:

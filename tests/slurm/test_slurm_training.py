@@ -25,11 +25,11 @@ STEPS = 4
 
 
 def settings(world: TinyWorld) -> list[str]:
-    """Of both runs: two tensor-parallel ranks."""
+    """Of both runs: two pipeline stages."""
     return [
         f"data={world.pool}", f"model={world.base}", "recipe=tiny", f"steps={STEPS}", "prompts_per_step=8",
         "samples_per_prompt=8", "micro_batch_tokens=512", "actor.threads=1", "checkpoint.every=2",
-        "actor.tensor_parallel=2",
+        "actor.pipeline_parallel=2",
     ]  # fmt: skip
 
 

@@ -91,7 +91,10 @@ def test_a_refit_carries_the_whole_model_in_bfloat16() -> None:
         # 32 ranks, TP 4, DP 2: ranks 0 and 4 share a node, stages are 8 apart.
         (THIRTY_TWO, {"TP": "node", "DP": "node", "PP": "network", "refit": "network"}),
         ((*THIRTY_TWO, "nodes.actor=8", "nodes.gpus_per_node=4"), {"TP": "node", "DP": "network", "PP": "network"}),
-        ((*THIRTY_TWO, "nodes.actor=16", "nodes.gpus_per_node=2"), {"TP": "network", "DP": "network"}),
+        (
+            (*THIRTY_TWO, "nodes.actor=16", "nodes.gpus_per_node=2", "rollout.trtllm.tensor_parallel=2"),
+            {"TP": "network", "DP": "network"},
+        ),
         # 24 ranks, TP 2, DP 3: stages of 6 ranks, of which every second one lies on two nodes.
         (
             (*SEVEN, "nodes.actor=3", "actor.tensor_parallel=2", "actor.pipeline_parallel=4"),

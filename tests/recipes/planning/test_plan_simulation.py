@@ -136,6 +136,13 @@ def test_steps_until_is_the_first_step_that_reaches_the_time(
     assert steps == 0 or speed.decode_s(steps - 1, samples, cached) < seconds
 
 
+def test_steps_until_where_the_cache_grows_faster_than_it_began() -> None:
+    """linear is below 0 there, and its square all but the discriminant: a difference of like numbers."""
+    speed = ReplicaSpeed(1, 0.0, 1e-4, 1e-5, 1e-3)
+    steps = speed.steps_until(1e-12, 500, 0)
+    assert steps >= 1 and speed.decode_s(steps, 500, 0) >= 1e-12
+
+
 @pytest.mark.parametrize(
     ("batch", "speed", "factors", "named"),
     [
