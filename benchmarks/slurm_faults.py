@@ -139,8 +139,8 @@ def main() -> int:
     with local_cluster(out / "slurm") as cluster:
         for steps in sorted({fault.steps for fault in faults}):
             train_without(out, steps)
-        for number, fault in enumerate(faults):
-            row, good = run_fault(cluster, fault, out, f"run_{number}")
+        for fault in faults:
+            row, good = run_fault(cluster, fault, out, f"fault_{FAULTS.index(fault)}")
             rows.append(row)
             failed = failed or not good
             print(" | ".join(row), file=sys.stderr, flush=True)
