@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from conf.cluster import StatusConfig
-from crossthink.errors import EXIT_DONE, ConfigError
+from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from recipes.run_files import METRICS, read_lines
 from recipes.run_folder import CONFIG, read_config
 from slurm import scheduler
@@ -37,6 +37,7 @@ class Status:
         step_s: median seconds of the last steps.
         left_s: seconds of the steps that are left, without waiting in the queue.
         jobs: those that SLURM still knows; None: it could not be asked.
+        unasked: why it could not; None where it was.
         attempt: the newest start of a job.
         attempts: all that were decided on.
         taken: starts that SLURM took back: a requeue, a preemption, a lost node.
@@ -51,6 +52,7 @@ class Status:
     step_s: float | None
     left_s: float | None
     jobs: list[Job] | None
+    unasked: str | None
     attempt: str | None
     attempts: list[Outcome]
     taken: list[str]
@@ -76,7 +78,6 @@ def status(folder: Path) -> Status:
 
     Raises:
         ConfigError: the folder holds no run.
-        UserError: SLURM is here and does not answer.
     """
     config = read_config(folder) if folder.is_dir() else None
     if config is None:
@@ -89,6 +90,7 @@ def status(folder: Path) -> Status:
     current = folder / CLUSTER / CURRENT
     now = current.read_text("utf-8").strip() if current.is_file() else None
     decided = outcomes(folder)
+    jobs, unasked = _jobs(folder)
     return Status(
         run=str(folder),
         step=step,
@@ -97,12 +99,23 @@ def status(folder: Path) -> Status:
         reward=statistics.fmean(line["reward"] for line in recent) if recent else None,
         step_s=step_s,
         left_s=None if step_s is None else (config.steps - step) * step_s,
-        jobs=scheduler.jobs(submitted_jobs(folder)) if scheduler.is_here() else None,
+        jobs=jobs,
+        unasked=unasked,
         attempt=now,
         attempts=decided,
         taken=_taken(folder, {one.attempt for one in decided}, now),
         error=first_error(folder),
     )
+
+
+def _jobs(folder: Path) -> tuple[list[Job] | None, str | None]:
+    """The run's jobs, or why SLURM cannot be asked: all else is in the folder, and worth seeing without it."""
+    if not scheduler.is_here():
+        return None, "SLURM is not here"
+    try:
+        return scheduler.jobs(submitted_jobs(folder)), None
+    except UserError as error:
+        return None, f"SLURM does not answer: {error}"
 
 
 def _taken(folder: Path, decided: set[str], now: str | None) -> list[str]:
@@ -135,7 +148,7 @@ def as_text(found: Status) -> str:
         done = datetime.fromtimestamp(time.time() + found.left_s).strftime("%Y-%m-%d %H:%M")
         lines.append(f"speed     {found.step_s:.1f} s a step; {_hours(found.left_s)} left: {done} without waiting")
     if found.jobs is None:
-        lines.append("jobs      SLURM is not here")
+        lines.append(f"jobs      {found.unasked}")
     elif not found.jobs:
         lines.append("jobs      none waits or runs")
     for job in found.jobs or []:

@@ -151,3 +151,12 @@ def test_what_is_no_run_folder(tmp_path: Path, name: str) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ConfigError, match=f"run=.*{name} is no run folder: it has no config.yaml"):
         status(tmp_path / name)
+
+
+def test_a_slurm_that_does_not_answer_hides_nothing_else(
+    folder: Path, slurm: FakeSlurm, capsys: pytest.CaptureFixture[str]
+) -> None:
+    slurm.says("squeue", err="slurm_load_jobs error: Unable to contact slurm controller", code=1)
+    said = text(folder, capsys)
+    assert said["jobs"][0].startswith("SLURM does not answer: ")
+    assert "Unable to contact slurm controller" in said["jobs"][0] and said["step"] == ["0 of 20, saved 0"]
