@@ -182,6 +182,43 @@ def check_model(config: TrainConfig) -> None:
         raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
 
 
+def check_numbers(config: TrainConfig) -> None:
+    """Refuse numbers that no run can have.
+
+    Raises:
+        ConfigError: names key, value and what is allowed.
+    """
+    for key, value, low in (
+        ("steps", config.steps, 1),
+        ("prompts_per_step", config.prompts_per_step, 1),
+        ("samples_per_prompt", config.samples_per_prompt, 2),
+        ("updates_per_rollout", config.updates_per_rollout, 1),
+        ("micro_batch_tokens", config.micro_batch_tokens, 1),
+        ("max_prompt_tokens", config.max_prompt_tokens, 1),
+        ("max_response_tokens", config.max_response_tokens, 1),
+        ("actor.tensor_parallel", config.actor.tensor_parallel, 1),
+        ("actor.pipeline_parallel", config.actor.pipeline_parallel, 1),
+        ("actor.data_parallel", config.actor.data_parallel or 1, 1),
+        ("actor.threads", config.actor.threads or 1, 1),
+        ("eval.every", config.eval.every, 0),
+        ("warm_start.steps", config.warm_start.steps, 1),
+        ("seed", config.seed, 0),
+    ):
+        if value < low:
+            raise ConfigError(f"{key}={value} is too small: at least {low}.")
+    for key, value, low, high in (
+        ("sampling.temperature", config.sampling.temperature, 0.01, 100.0),
+        ("sampling.top_p", config.sampling.top_p, 0.01, 1.0),
+        ("optimizer.lr", config.optimizer.lr, 0.0, 1.0),
+        ("reward.max_invalid", config.reward.max_invalid, 0.0, 1.0),
+        ("reward.deadline_s", config.reward.deadline_s, 0.1, 86400.0),
+        ("reward.outage_limit_s", config.reward.outage_limit_s, 0.1, 604800.0),
+        ("warm_start.right_share", config.warm_start.right_share, 0.0, 1.0),
+    ):
+        if not low <= value <= high:
+            raise ConfigError(f"{key}={value} is out of range: {low} to {high}.")
+
+
 def check_profile(config: TrainConfig) -> None:
     """Refuse a range of steps to trace that the run does not have.
 

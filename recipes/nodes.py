@@ -13,7 +13,7 @@ Config = TypeVar("Config", bound=TrainConfig)
 
 def server_gpus(config: TrainConfig) -> int:
     """GPUs of one rollout server."""
-    return config.rollout.trtllm.tensor_parallel if config.rollout.name == "trtllm" else 1
+    return max(1, config.rollout.trtllm.tensor_parallel) if config.rollout.name == "trtllm" else 1
 
 
 def with_servers(config: Config) -> Config:
@@ -29,7 +29,7 @@ def with_servers(config: Config) -> Config:
         raise ConfigError(
             f"nodes.rollout={nodes.rollout} has no use with rollout.url={rollout.url}. Drop one of the two."
         )
-    gpus = max(1, rollout.trtllm.tensor_parallel) if rollout.name == "trtllm" else 1
+    gpus = server_gpus(config)
     if nodes.gpus_per_node % gpus:
         raise ConfigError(
             f"rollout.trtllm.tensor_parallel={gpus} does not divide nodes.gpus_per_node={nodes.gpus_per_node}: an "

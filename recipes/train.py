@@ -22,6 +22,7 @@ from recipes.checks import (
     check_algorithm,
     check_checkpoint,
     check_model,
+    check_numbers,
     check_profile,
     check_rollout,
     check_tracking,
@@ -123,7 +124,7 @@ def check(config: TrainConfig, elsewhere: Elsewhere | None = None) -> None:
         ConfigError: see above.
         UserError: this environment is not the actor's.
     """
-    _check_numbers(config)
+    check_numbers(config)
     check_algorithm(config)
     check_profile(config)
     check_tracking(config)
@@ -201,38 +202,6 @@ def check_pool(config: TrainConfig) -> Pool:
     blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
     _check_source_weights(config, pool)
     return pool
-
-
-def _check_numbers(config: TrainConfig) -> None:
-    for key, value, low in (
-        ("steps", config.steps, 1),
-        ("prompts_per_step", config.prompts_per_step, 1),
-        ("samples_per_prompt", config.samples_per_prompt, 2),
-        ("updates_per_rollout", config.updates_per_rollout, 1),
-        ("micro_batch_tokens", config.micro_batch_tokens, 1),
-        ("max_prompt_tokens", config.max_prompt_tokens, 1),
-        ("max_response_tokens", config.max_response_tokens, 1),
-        ("actor.tensor_parallel", config.actor.tensor_parallel, 1),
-        ("actor.pipeline_parallel", config.actor.pipeline_parallel, 1),
-        ("actor.data_parallel", config.actor.data_parallel or 1, 1),
-        ("actor.threads", config.actor.threads or 1, 1),
-        ("eval.every", config.eval.every, 0),
-        ("warm_start.steps", config.warm_start.steps, 1),
-        ("seed", config.seed, 0),
-    ):
-        if value < low:
-            raise ConfigError(f"{key}={value} is too small: at least {low}.")
-    for key, value, low, high in (
-        ("sampling.temperature", config.sampling.temperature, 0.01, 100.0),
-        ("sampling.top_p", config.sampling.top_p, 0.01, 1.0),
-        ("optimizer.lr", config.optimizer.lr, 0.0, 1.0),
-        ("reward.max_invalid", config.reward.max_invalid, 0.0, 1.0),
-        ("reward.deadline_s", config.reward.deadline_s, 0.1, 86400.0),
-        ("reward.outage_limit_s", config.reward.outage_limit_s, 0.1, 604800.0),
-        ("warm_start.right_share", config.warm_start.right_share, 0.0, 1.0),
-    ):
-        if not low <= value <= high:
-            raise ConfigError(f"{key}={value} is out of range: {low} to {high}.")
 
 
 def outside_rank() -> int:

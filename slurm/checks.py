@@ -88,7 +88,7 @@ def check_image(cluster: ClusterConfig) -> None:
             continue
         is_file = is_image_file(image)
         if is_file and not Path(image).exists():
-            raise ConfigError(f"cluster.{key}={image} does not exist here. docs/cluster.md says how to make one.")
+            raise ConfigError(f"cluster.{key}={image} does not exist here. docs/containers.md says how to make one.")
         if not is_file and (cluster.style == "apptainer" or not _REGISTRY.fullmatch(image)):
             wanted = "a .sif file" if cluster.style == "apptainer" else "a .sqsh file, or REGISTRY#NAME:TAG"
             raise ConfigError(

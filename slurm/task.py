@@ -23,6 +23,7 @@ import psutil
 from conf.cluster import ClusterConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError
+from recipes.nodes import server_gpus
 from recipes.own_server import Address, OwnRewardServer, OwnRolloutServer, OwnServer
 from recipes.run_folder import model_folder, read_config
 from slurm.attempt import CLUSTER, SECRET, Attempt, End, polls
@@ -85,7 +86,7 @@ def make_server(role: str, config: TrainConfig, cluster: ClusterConfig, log: Pat
     address = Address(address_of(cluster), run / CLUSTER / SECRET)
     if role == "reward":
         return OwnRewardServer(config.reward, log, address)
-    gpus = config.rollout.trtllm.tensor_parallel if config.rollout.name == "trtllm" else 1
+    gpus = server_gpus(config)
     threads = cluster.cpus_per_task or max(1, (os.cpu_count() or 1) // tasks_here())
     return OwnRolloutServer(
         config, model_folder(config), log, threads, address, own_gpus(os.environ, local_index(), gpus)

@@ -14,7 +14,7 @@ from recipes.actors.mcore.limits import Machine, check_batch
 from recipes.actors.mcore.pipeline import layers_of_stage
 from recipes.actors.mcore.precision import Precision, resolve_precision
 from recipes.actors.megatron import limits as megatron_limits
-from recipes.checks import check_algorithm, check_rollout
+from recipes.checks import check_algorithm, check_numbers, check_rollout
 from recipes.models.families import read_shape
 from recipes.models.model_folder import check_published, check_shape, read_model_config
 from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
@@ -34,6 +34,7 @@ def make_job(config: PlanConfig) -> Job:
     Raises:
         ConfigError: names key, value and what is allowed.
     """
+    check_numbers(config)
     _check_numbers(config)
     check_algorithm(config)
     if config.actor.name not in LIMITS:
@@ -116,20 +117,8 @@ def stage_layers(job: Job) -> list[int]:
 
 
 def _check_numbers(config: PlanConfig) -> None:
+    """What is of the plan alone; the rest is the run's: `recipes.checks`, `recipes.nodes`."""
     for key, value, low in (
-        ("steps", config.steps, 1),
-        ("prompts_per_step", config.prompts_per_step, 1),
-        ("samples_per_prompt", config.samples_per_prompt, 2),
-        ("updates_per_rollout", config.updates_per_rollout, 1),
-        ("micro_batch_tokens", config.micro_batch_tokens, 1),
-        ("max_prompt_tokens", config.max_prompt_tokens, 1),
-        ("max_response_tokens", config.max_response_tokens, 1),
-        ("actor.tensor_parallel", config.actor.tensor_parallel, 1),
-        ("actor.pipeline_parallel", config.actor.pipeline_parallel, 1),
-        ("nodes.actor", config.nodes.actor, 1),
-        ("nodes.rollout", config.nodes.rollout, 0),
-        ("nodes.reward", config.nodes.reward, 0),
-        ("nodes.gpus_per_node", config.nodes.gpus_per_node, 1),
         ("rollout.trtllm.tensor_parallel", config.rollout.trtllm.tensor_parallel, 1),
         ("mean_prompt_tokens", config.mean_prompt_tokens, 1),
         ("mean_response_tokens", config.mean_response_tokens, 1),
