@@ -132,11 +132,7 @@ class OwnCriticServer:
             "MASTER_ADDR": HOST,
             "MASTER_PORT": str(free_port()),
             "WORLD_SIZE": str(self._world),
-            "OMP_NUM_THREADS": str(self._threads),  # torch's own setting does not reach PyTriton's threads
-            "TOKENIZERS_PARALLELISM": "false",  # or they warn at every fork
-            "CROSSTHINK_CRITIC_HOST": HOST,
-            "PYTRITON_HOME": self._scratch,
-            PORT: str(self._port),
+            **server_environment(self._threads, self._scratch, self._port),
             PARENT: str(os.getpid()),
         }
         for rank in range(self._world):
@@ -188,6 +184,23 @@ class OwnCriticServer:
 
     def _kill(self) -> None:
         kill_groups([process.pid for process in self._ranks])
+
+
+def server_environment(threads: int, scratch: str, port: int) -> dict[str, str]:
+    """What a rank of the server reads, beside what every rank does.
+
+    Args:
+        threads: of the CPU.
+        scratch: folder of PyTriton's own files.
+        port: where its first rank answers, on loopback.
+    """
+    return {
+        "OMP_NUM_THREADS": str(threads),  # torch's own setting does not reach PyTriton's threads
+        "TOKENIZERS_PARALLELISM": "false",  # or they warn at every fork
+        "CROSSTHINK_CRITIC_HOST": HOST,
+        "PYTRITON_HOME": scratch,
+        PORT: str(port),
+    }
 
 
 def is_ready(url: str) -> bool:

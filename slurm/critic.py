@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 
 from crossthink.procs import free_port
-from recipes.own_critic import HOST, PORT, exit_code, is_ready, kill_groups, wait_until
+from recipes.own_critic import HOST, PORT, exit_code, is_ready, kill_groups, server_environment, wait_until
 from slurm.attempt import Attempt, polls
 from slurm.places import index
 
@@ -21,13 +21,7 @@ def critic_environment(threads: int) -> dict[str, str]:
 
     The server listens on loopback: rank 0 of the actor, which alone asks it, stands on the same node.
     """
-    return {
-        "OMP_NUM_THREADS": str(threads),  # torch's own setting does not reach PyTriton's threads
-        "TOKENIZERS_PARALLELISM": "false",  # or they warn at every fork
-        "CROSSTHINK_CRITIC_HOST": HOST,
-        "PYTRITON_HOME": tempfile.mkdtemp(prefix="crossthink-critic-"),
-        PORT: str(free_port(HOST)),
-    }
+    return server_environment(threads, tempfile.mkdtemp(prefix="crossthink-critic-"), free_port(HOST))
 
 
 def keep_critic(child: subprocess.Popen, now: Attempt, task: str, environment: dict[str, str]) -> bool:

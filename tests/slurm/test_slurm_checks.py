@@ -58,6 +58,10 @@ def refuses(tmp_path: Path, slurm: FakeSlurm) -> Callable[..., str]:
         (("cluster=pyxis", "cluster.image=/none/a.sqsh"), ("cluster.image=/none/a.sqsh", "does not exist")),
         (("nodes.gpus_per_node=3",), ("nodes.gpus_per_node=3", "do not fill")),
         (("actor.tensor_parallel=0",), ("actor.tensor_parallel=0", "at least 1")),
+        (
+            ("nodes.actor=2", "nodes.gpus_per_node=2", "actor.tensor_parallel=4", "actor.pipeline_parallel=1"),
+            ("actor.tensor_parallel=4", "nodes.gpus_per_node=2", "actor.pipeline_parallel"),
+        ),
         (("steps=0",), ("steps=0",)),
         (("rollout.servers=3", "nodes.rollout=2"), ("rollout.servers=3",)),
         (("cluster.env.'A B'=1",), ("A B",)),
