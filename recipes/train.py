@@ -65,12 +65,14 @@ def run(config: TrainConfig, servers: launch.Servers | None = None) -> int:
     servers = servers or launch.OwnServers()
     check(config)
     servers.check(config)
+    out = Path(config.out)
     if outside_rank() > 0:  # an outside launcher's other ranks wait in the rendezvous for rank 0's preparations
         from recipes.rank import run_rank
+        from recipes.rl import checkpoints
 
-        run_rank(config, [])
+        if not checkpoints.is_finished(out, config.steps):  # else rank 0 never comes
+            run_rank(config, [])
         return EXIT_DONE
-    out = Path(config.out)
     with locked(out):
         claim(config)
         (out / "logs").mkdir(exist_ok=True)

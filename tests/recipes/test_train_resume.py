@@ -37,6 +37,13 @@ def test_a_finished_run_says_so(tiny_world: TinyWorld, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "metrics.jsonl").read_bytes() == before
 
 
+def test_no_rank_of_an_outside_launcher_waits_in_a_finished_run(tiny_world: TinyWorld, tmp_path: Path) -> None:
+    """Rank 0 ends at once there, so nobody would meet the others."""
+    words = tiny_world.finished_run(tmp_path / "run")
+    nobody = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "CROSSTHINK_RENDEZVOUS": str(tmp_path / "never.json")}
+    succeed(*words, "resume=true", env=nobody)
+
+
 def test_changed_checkpoint_is_refused(tiny_world: TinyWorld, tmp_path: Path) -> None:
     out = tmp_path / "run"
     words = tiny_world.finished_run(out)
