@@ -38,7 +38,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
 COPY pyproject.toml constraints.txt docker/project_requirements.py ./
 RUN python3 -m venv /opt/crossthink \
-    && python3 project_requirements.py pyproject.toml --extra train > requirements.txt \
+    && python3 project_requirements.py pyproject.toml --extra train --extra eval > requirements.txt \
     && /opt/crossthink/bin/pip install --no-cache-dir --no-deps --constraint constraints.txt \
         ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
     && /opt/crossthink/bin/pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt
@@ -82,7 +82,7 @@ RUN useradd --create-home --uid 10001 --shell /bin/sh crossthink && install --di
 WORKDIR /build
 COPY pyproject.toml constraints.txt docker/project_requirements.py docker/image_pins.py ./
 RUN python3 image_pins.py constraints.txt --need torch --need transformer-engine > pins.txt \
-    && python3 project_requirements.py pyproject.toml --extra train --without torch --without megatron-core > requirements.txt \
+    && python3 project_requirements.py pyproject.toml --extra train --extra eval --without torch --without megatron-core > requirements.txt \
     && python3 -m venv --without-pip --system-site-packages /opt/crossthink \
     && /opt/crossthink/bin/python -m pip install --no-cache-dir --constraint pins.txt --requirement requirements.txt \
     && /opt/crossthink/bin/python -m pip install --no-cache-dir --no-deps --constraint constraints.txt megatron-core

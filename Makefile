@@ -19,7 +19,7 @@ INSTALL := --disable-pip-version-check install --quiet
 PIP := $(BIN)/pip $(INSTALL) --constraint constraints.txt
 NEMO_PIP := $(NEMO_VENV)/bin/pip $(INSTALL)
 
-.PHONY: venv nemo demo test test-main test-nemo test-slow lint format clean
+.PHONY: venv nemo demo study test test-main test-nemo test-slow lint format clean
 
 define new_venv
 test -x $(1)/bin/python || $(PYTHON) -m venv $(1) || \
@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two)"
 	@$(call new_venv,$(VENV))
 	@$(PIP) $(INDEX) torch==2.13.0
-	@$(PIP) --editable '.[train,dev]'
+	@$(PIP) --editable '.[train,eval,dev]'
 	@touch $@
 
 nemo: $(NEMO_VENV)/.installed
@@ -49,6 +49,10 @@ $(NEMO_VENV)/.installed: pyproject.toml $(NEMO_LOCK)
 
 demo: venv
 	@$(BIN)/crossthink demo
+
+# A little over an hour on two cores; stopped, the same command goes on.
+study: venv
+	@$(BIN)/crossthink sweep recipe=study out=runs/study parallel=2 resume=true
 
 test: test-main test-nemo
 

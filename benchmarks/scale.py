@@ -26,18 +26,18 @@ from conf.train import TrainConfig
 from recipes.models.families import ModelShape, read_shape
 from recipes.planning.gpus import GPUS
 from recipes.planning.parameters import all_parameters
-from recipes.planning.simulation import Setup, StepTimes, Stragglers, simulate
-from recipes.planning.simulation_costs import Assumed, Layout, make_setup
-from recipes.planning.simulation_load import Load
+from recipes.planning.simulation.costs import Assumed, Split, make_setup
+from recipes.planning.simulation.load import Load
+from recipes.planning.simulation.steps import Setup, StepTimes, Stragglers, simulate
 
 SIZES = tuple(2**n for n in range(3, 13))
 SHOWN = (8, 16, 32, 64, 128, 512, 1024, 4096)
-MODELS = {"7B": ("crossthink_7b", 1), "32B": ("crossthink_32b", 4)}  # recipe, GPUs of a replica
+MODELS = {"7B": ("crossthink_7b", 1), "32B": ("crossthink_32b", 4)}  # recipe, GPUs of a server
 WAYS = ("lag 0, colocated", "lag 0", "lag 1")
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)  # of the GPUs, for rollouts
 PROMPTS_A_GPU, PAPER_PROMPTS, SAMPLES = 2, 128, 8
 PROMPT, MEAN, SPREAD = 300, 700, 0.8
-STEPS, WARM = 5, 1  # of the chosen layout; not counted at either end
+STEPS, WARM = 5, 1  # of the chosen split; not counted at either end
 SEED = 0
 HELD, SHARED = 6, 12  # bytes a parameter: bfloat16 weight and float32 gradient; float32 weight and Adam's two moments
 FOR_STATE = 0.8  # share of a GPU's memory; activations take the rest
@@ -48,11 +48,11 @@ class Point:
     """What one way of running came to at one size; seconds are means over its steps.
 
     Attributes:
-        layout: the best one tried.
+        split: the best one tried.
         steps: simulated, without the first and last.
     """
 
-    layout: Layout
+    split: Split
     steps: list[StepTimes]
 
     @property
@@ -73,53 +73,52 @@ class Case:
 
     shape: ModelShape
     config: TrainConfig
-    engine: int
+    server_gpus: int
     assumed: Assumed
-    _first_steps: dict[tuple[Layout, int], StepTimes] = field(default_factory=dict)
+    _first_steps: dict[tuple[Split, int], StepTimes] = field(default_factory=dict)
 
-    def setup(self, layout: Layout, lag: int) -> Setup:
+    def setup(self, split: Split, lag: int) -> Setup:
         return make_setup(
-            self.shape, GPUS["h100"], layout, lag, PROMPT, self.config.max_response_tokens,
-            self.config.micro_batch_tokens, self.config.actor.recompute, self.assumed,
+            self.shape, GPUS["h100"], split, lag, PROMPT, MEAN, self.config.micro_batch_tokens,
+            self.config.actor.recompute, self.assumed,
         )  # fmt: skip
 
     def load(self, prompts: int) -> Load:
         return Load(prompts, SAMPLES, PROMPT, MEAN, SPREAD, self.config.max_response_tokens)
 
-    def layouts(self, gpus: int, samples: int, colocated: bool) -> Iterator[Layout]:
-        """Ways to share so many GPUs: whole replicas, a sample a data-parallel rank, and memory for its state."""
+    def splits(self, gpus: int, samples: int, colocated: bool) -> Iterator[Split]:
+        """Ways to share so many GPUs: whole servers, a sample a data-parallel rank, and memory for its state."""
         actor = self.config.actor
         whole = actor.tensor_parallel * actor.pipeline_parallel
         for share in (0.0,) if colocated else SHARES:
             trained = round(gpus * (1 - share))
-            layout = trained, gpus - trained, actor.tensor_parallel, actor.pipeline_parallel, self.engine
-            if trained % whole or not trained or (gpus - trained) % self.engine:
+            if trained % whole or not trained or (gpus - trained) % self.server_gpus:
                 continue
-            found = Layout(*layout)
+            found = Split(trained, gpus - trained, actor.tensor_parallel, actor.pipeline_parallel, self.server_gpus)
             if found.data <= samples and self._state_bytes(found) <= FOR_STATE * GPUS["h100"].memory_bytes:
                 yield found
 
-    def _state_bytes(self, layout: Layout) -> float:
-        model = all_parameters(self.shape) / (layout.tensor * layout.pipeline)
-        return model * (HELD + SHARED / layout.data)
+    def _state_bytes(self, split: Split) -> float:
+        model = all_parameters(self.shape) / (split.tensor * split.pipeline)
+        return model * (HELD + SHARED / split.data)
 
     def best(self, way: str, gpus: int, prompts: int) -> Point | None:
-        """The layout with the shortest steps; None: the model does not fit on so few GPUs."""
+        """The split with the shortest steps; None: the model does not fit on so few GPUs."""
         load = self.load(prompts)
-        found = list(self.layouts(gpus, prompts * SAMPLES, way == WAYS[0]))
+        found = list(self.splits(gpus, prompts * SAMPLES, way == WAYS[0]))
         if not found:
             return None
         lag = int(way == "lag 1")
-        layout = min(found, key=lambda one: self._steady_s(one, lag, prompts)) if len(found) > 1 else found[0]
+        split = min(found, key=lambda one: self._steady_s(one, lag, prompts)) if len(found) > 1 else found[0]
         batches = [load.batch(SEED, step) for step in range(1, STEPS + 1)]
-        return Point(layout, simulate(self.setup(layout, lag), batches, SEED)[WARM:-WARM])
+        return Point(split, simulate(self.setup(split, lag), batches, SEED)[WARM:-WARM])
 
-    def _steady_s(self, layout: Layout, lag: int, prompts: int) -> float:
+    def _steady_s(self, split: Split, lag: int, prompts: int) -> float:
         """About what a step takes: one is simulated at lag 0, and its phases put together as the lag has them."""
-        if (layout, prompts) not in self._first_steps:
+        if (split, prompts) not in self._first_steps:
             batch = self.load(prompts).batch(SEED, 1)
-            self._first_steps[layout, prompts] = simulate(self.setup(layout, 0), [batch], SEED)[0]
-        one = self._first_steps[layout, prompts]
+            self._first_steps[split, prompts] = simulate(self.setup(split, 0), [batch], SEED)[0]
+        one = self._first_steps[split, prompts]
         if not lag:
             return one.total
         return max(one.rollout, one.log_probs + one.train) + one.reward + one.refit
@@ -149,10 +148,10 @@ def main() -> int:
 
 def make_case(model: str, assumed: Assumed) -> Case:
     """The recipe's own settings."""
-    recipe, engine = MODELS[model]
+    recipe, server_gpus = MODELS[model]
     config = resolve("train", TrainConfig, [f"recipe={recipe}", "out=run"])
     shape = read_shape({"model_type": "qwen2", **config.model.shape}, recipe)
-    return Case(shape, config, engine, assumed)
+    return Case(shape, config, server_gpus, assumed)
 
 
 def prompts(kind: str, gpus: int) -> int:
@@ -177,9 +176,9 @@ def print_table(kind: str, model: str, ways: dict[str, dict[int, Point]]) -> Non
             continue
         phases = ", ".join(f"{point.mean(name):.1f}" for name in ("rollout", "reward", "log_probs", "train", "refit"))
         idle = f"{point.mean('actor_idle'):.0%}, {point.mean('rollout_idle'):.0%}"
-        layout = f"{point.layout.actor} + {point.layout.rollout}"
+        split = f"{point.split.actor} + {point.split.rollout}"
         speed = f"{point.mean('tail'):.0%} | {point.tokens_per_second:,.0f} | {efficiency(shown, gpus):.0%}"
-        print(f"| {gpus} | {seconds} | {layout} | {phases} | {idle} | {speed} |")
+        print(f"| {gpus} | {seconds} | {split} | {phases} | {idle} | {speed} |")
     print(flush=True)
 
 
@@ -196,8 +195,8 @@ def what_if() -> None:
         "as assumed": usual,
         "lengths all the same": usual,
         "servers are dealt all groups at once": usual,
-        "no slow replicas or ranks": replace(usual, slow_replicas=Stragglers(), slow_ranks=Stragglers()),
-        "ten times as many slow replicas": replace(usual, slow_replicas=Stragglers(0.1, 1.5)),
+        "no slow servers or ranks": replace(usual, slow_servers=Stragglers(), slow_ranks=Stragglers()),
+        "ten times as many slow servers": replace(usual, slow_servers=Stragglers(0.1, 1.5)),
         "batch to ranks and client for nothing": replace(usual, intake_s=0.0, spread_s=0.0),
         "ten reward servers": replace(usual, verdict_s=usual.verdict_s / 10),
         "a refit's seconds a server × 10": replace(usual, server_s=10 * usual.server_s),
@@ -208,17 +207,17 @@ def what_if() -> None:
     print("Simulated, lag 1: seconds of a step with the split that is best as assumed.\n")
     print("| |" + "".join(f" {model}, {gpus} GPUs, {kind} |" for kind, model, gpus in columns))
     print("|---|" + "---|" * len(columns))
-    layouts = {}
+    splits = {}
     for column in columns:
         point = make_case(column[1], usual).best("lag 1", column[2], prompts(column[0], column[2]))
         assert point is not None
-        layouts[column] = point.layout
+        splits[column] = point.split
     for name, assumed in others.items():
         cells = []
         for column in columns:
             kind, model, gpus = column
             case = make_case(model, assumed)
-            setup, load = case.setup(layouts[column], 1), case.load(prompts(kind, gpus))
+            setup, load = case.setup(splits[column], 1), case.load(prompts(kind, gpus))
             if name == "lengths all the same":
                 load = replace(load, spread=0.0)
             if name == "servers are dealt all groups at once":

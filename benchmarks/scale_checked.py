@@ -1,4 +1,4 @@
-"""The simulation of steps (`recipes/planning/simulation.py`) against real runs on this machine's CPU.
+"""The simulation of steps (`recipes/planning/simulation/`) against real runs on this machine's CPU.
 
     .venv/bin/python benchmarks/scale_checked.py [--only serial|servers|lag]
 
@@ -111,7 +111,7 @@ def servers() -> None:
     from step_workers import Case, model_folder
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from recipes.planning.simulation_events import Batch, ReplicaSpeed, generate
+    from recipes.planning.simulation.events import Batch, ServerSpeed, generate
     from recipes.rollout.client.client import RolloutClient
     from recipes.rollout.interface import Request, SamplingParams
     from recipes.rollout.local.engine import LocalEngine
@@ -139,7 +139,7 @@ def servers() -> None:
         sample_s = (a_step[many] - a_step[few]) / (many - few)
         step_s = a_step[few] - few * sample_s
         prefill_s = max(0.0, (first[many] - a_step[many]) / (many // GROUP))
-        speed = ReplicaSpeed(SLOTS, prefill_s, step_s + SERVER_DELAY_S, sample_s, 0.0)
+        speed = ServerSpeed(SLOTS, prefill_s, step_s + SERVER_DELAY_S, sample_s, 0.0)
         print(
             f"{len(lengths)} samples, {sum(lengths)} tokens; {SLOTS} slots a server, which sleeps {SERVER_DELAY_S} s a "
             f"token. The engine alone: a decode step takes {step_s * 1e3:.2f} ms + {sample_s * 1e6:.0f} µs a sample, a "
@@ -184,7 +184,7 @@ def lag() -> None:
         known = run("known", 0.0, 0)
         setup, batches = calibrated(known)
         print(
-            f"The run without sleeping: {setup.replica.sample_s * 1e6:.0f} µs a token, {setup.refit_s:.3f} s a refit, "
+            f"The run without sleeping: {setup.server.sample_s * 1e6:.0f} µs a token, {setup.refit_s:.3f} s a refit, "
             f"log-probs and training {statistics.median(trained(known)):.2f} s.\n"
         )
         print("| sleep a token, s | lag | simulated step, s | measured step, s | error |\n|---|---|---|---|---|")
@@ -206,8 +206,8 @@ def calibrated(folder: Path):
     """A setup with the constants of a run at lag 0 whose server did not sleep, and the batches that it drew."""
     import numpy as np
 
-    from recipes.planning.simulation import ActorSpeed, SamplePass, Setup
-    from recipes.planning.simulation_events import Batch, ReplicaSpeed
+    from recipes.planning.simulation.events import Batch, ServerSpeed
+    from recipes.planning.simulation.steps import ActorSpeed, SamplePass, Setup
     from recipes.run_files import read_lines, rollout_file
 
     seconds = [line["seconds"] for line in read_lines(folder / "metrics.jsonl")]
@@ -230,8 +230,8 @@ def calibrated(folder: Path):
     setup = Setup(
         lag=0,
         colocated=False,
-        replicas=1,
-        replica=ReplicaSpeed(512, 0.0, 0.0, a_token, 0.0),
+        servers=1,
+        server=ServerSpeed(512, 0.0, 0.0, a_token, 0.0),
         actor=ActorSpeed(1, 1, 1, 2048, 0.0, log_probs, train, rest),
         refit_s=median("refit"),
         spread_s=median("reward") / samples,
@@ -249,9 +249,9 @@ def trained(folder: Path) -> list[float]:
 
 def simulated(setup, batches, delay_s: float, number: int) -> float:
     """The median step at this lag, with a server that sleeps."""
-    from recipes.planning.simulation import simulate
+    from recipes.planning.simulation.steps import simulate
 
-    slowed = replace(setup, lag=number, replica=replace(setup.replica, step_s=delay_s))
+    slowed = replace(setup, lag=number, server=replace(setup.server, step_s=delay_s))
     return statistics.median(one.total for one in simulate(slowed, batches, 0)[WARM:])
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,9 @@ import psutil
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "local_cluster.sh"
 POLL_S = 0.2
+COMMAND_LIMIT_S = 200.0
+# Variables of a job that this process may itself run in, which would pass for this cluster's.
+OF_OUTER_JOB = re.compile("(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SCANCEL)_")
 # What differs between equal runs: seconds and memory, and what is said of servers, which stand elsewhere.
 TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb", "mfu")
 OF_SERVERS = ("rollout_", "refit_")
@@ -32,23 +36,51 @@ class Stuck(Exception):
     """Something that should have happened did not, in time."""
 
 
+def without_slurm() -> dict[str, str]:
+    """This process's environment without the variables of SLURM."""
+    return {key: value for key, value in os.environ.items() if not OF_OUTER_JOB.match(key)}
+
+
+def try_call(
+    words: Iterable[str | Path], environment: dict[str, str], limit_s: float = COMMAND_LIMIT_S
+) -> subprocess.CompletedProcess[str]:
+    """A command that may fail, without a terminal."""
+    return subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+        timeout=limit_s,
+        env=environment,
+    )
+
+
 @dataclass(frozen=True)
 class Cluster:
-    """A running cluster in a folder."""
+    """A cluster that slurm/local_cluster.sh started in `folder`."""
 
     folder: Path
-    environment: dict[str, str] = field(hash=False)
 
-    def call(self, *words: str, limit_s: float = 120.0) -> str:
-        """Run a command of SLURM's or of crossthink's against it. Raises CalledProcessError with what it said."""
-        done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=limit_s)
-        if done.returncode:
-            raise subprocess.CalledProcessError(done.returncode, words, done.stdout, done.stderr)
-        return done.stdout
+    @property
+    def environment(self) -> dict[str, str]:
+        """Of a process that talks to it."""
+        return {**without_slurm(), "SLURM_CONF": str(self.folder / "slurm.conf")}
+
+    def try_call(self, *words: str | Path) -> subprocess.CompletedProcess[str]:
+        """Run a command of SLURM's or of crossthink's against it, which may fail."""
+        return try_call(words, self.environment)
+
+    def call(self, *words: str | Path) -> str:
+        """Run a command that must not fail. Raises CalledProcessError with what it said."""
+        return _output(self.try_call(*words))
+
+    def try_script(self, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command of `slurm/local_cluster.sh` on it, which may fail."""
+        return try_call([SCRIPT, command, *words, "--dir", self.folder], without_slurm())
 
     def script(self, command: str, *words: str) -> str:
-        """Run a command of `slurm/local_cluster.sh` on it."""
-        return self.call("bash", str(SCRIPT), command, *words, "--dir", str(self.folder))
+        """Run one that must not fail."""
+        return _output(self.try_script(command, *words))
 
     def crossthink(self, *words: str) -> str:
         """Run a command of `crossthink`."""
@@ -58,12 +90,18 @@ class Cluster:
 @contextlib.contextmanager
 def local_cluster(folder: Path, *options: str) -> Iterator[Cluster]:
     """A cluster that lives as long as the block; options as of `local_cluster.sh start`."""
-    plain = Cluster(folder, dict(os.environ))
-    plain.script("start", *options)
+    cluster = Cluster(folder)
+    cluster.script("start", *options)
     try:
-        yield Cluster(folder, {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")})
+        yield cluster
     finally:
-        plain.script("stop")
+        cluster.script("stop")
+
+
+def _output(done: subprocess.CompletedProcess[str]) -> str:
+    if done.returncode:
+        raise subprocess.CalledProcessError(done.returncode, done.args, done.stdout, done.stderr)
+    return done.stdout
 
 
 @dataclass(frozen=True)

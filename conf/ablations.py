@@ -1,7 +1,8 @@
 """The ablations of the paper's Tables 3, 5 and 6: one definition, from which `recipe=NAME` of prep and train follows.
 
-`crossthink prep recipe=NAME` makes the pool that `crossthink train recipe=NAME` wants. Hydra knows the presets from its
-ConfigStore (`register`); the files of conf/recipe and conf/blend are beside them.
+`crossthink prep recipe=NAME` makes the pool that `crossthink train recipe=NAME` wants. The recipes of `sweep`, which
+train several of them, stand here too. Hydra knows the presets from its ConfigStore (`register`); the files of
+conf/recipe and conf/blend are beside them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from conf.prep import PrepConfig
+from conf.sweep import SweepConfig
 from conf.train import DemoConfig, TrainConfig
 
 GPR = ("mmlu_train", "syn_qa", "natural_reasoning")
 SOURCES = (*GPR, "numina_math", "personaskill_math", "math")  # the six of Table 1
+BLENDS = ("nd", "mr_up", "gpr_up", "mcq_up", "open_up", "score", "only_mr", "only_gpr")  # the eight of Table 4
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,13 @@ ABLATIONS: dict[str, Ablation] = {
     "table6_long": Ablation("only_gpr", GPR, {"question_template": "mixed", "answer_template": "long"}),
 }
 
+SWEEPS: dict[str, dict[str, Any]] = {
+    "ablation_blends": {"recipe": "ablation_blends"},
+    # One thread each, as small matrices gain nothing from more.
+    "study": {"recipe": "study", "out": "runs/study", "seeds": [0, 1, 2], "parallel": 2, "threads": 1},
+}
+"""What `crossthink sweep recipe=NAME` presets."""
+
 
 def prep_preset(name: str) -> dict[str, Any]:
     """`crossthink prep recipe=name`: sources and templates, as a Hydra config of package `_global_`."""
@@ -76,6 +86,8 @@ def presets(schema: type) -> dict[str, dict[str, dict[str, Any]]]:
     """Generated options for the command with this config schema: group, then name, then config."""
     if schema is PrepConfig:
         return {"recipe": {name: prep_preset(name) for name in ABLATIONS}}
+    if schema is SweepConfig:
+        return {"recipe": SWEEPS}
     if not issubclass(schema, TrainConfig):
         return {}
     blends = {f"single_{source}": single_blend(source) for source in SOURCES}

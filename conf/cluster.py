@@ -38,9 +38,9 @@ class ClusterConfig:
     time: str = "04:00:00"
     """Time limit of one job, [days-]hours:minutes:seconds. A run goes on in the next job."""
     gres: str | None = None
-    """Generic resources of an actor or rollout node, such as gpu:8; null: none is asked for."""
+    """Generic resources of an actor or rollout node: gpu:8 with nodes.gpus_per_node=8. null: none is asked for."""
     cpus_per_task: int | None = None
-    """CPUs of a rank or server; null: the partition's default."""
+    """CPUs and threads of a rank or server; null: the partition's default, and threads by the CPUs that are there."""
     mem: str | None = None
     """Memory of a node, as sbatch --mem takes it; null: the partition's default."""
     exclusive: bool = True
@@ -70,11 +70,12 @@ class ClusterConfig:
     exclude: list[str] = field(default_factory=list)
     """Nodes to leave out."""
     jobs: int = 8
-    """Jobs of a chain; most starts of one job."""
+    """continuation=chain: how many jobs are queued one behind another; requeue: how often the one job may start."""
     signal_s: int = 300
     """Seconds before the time limit at which the job is told to stop (USR1), beside what the run measures itself."""
     retries: int = 3
-    """Machine failures (a rank killed, a hang) without a new checkpoint between them, after which the run ends."""
+    """How often a run is tried again that ended for the same cause (a rank killed or hung; told to stop) without a new
+    checkpoint since; then it ends."""
     bad_node_failures: int = 2
     """Machine failures on one node after which requeued jobs leave it out."""
     ready_s: float = 1800.0

@@ -23,10 +23,13 @@ from crossthink.errors import ConfigError, did_you_mean
 CONF = Path(__file__).parent
 # Keys whose value is a path or an address: taken literally, because Hydra's grammar refuses "=", "(" and blanks.
 PATH_KEYS = re.compile(
-    r"^(out|data|run|checkpoint|path|model\.path|eval\.data|((reward|rollout)\.)?token|sources\.\w+\.path"
+    r"^(out|data|run|folder|checkpoint|path|model\.path|eval\.data|((reward|rollout)\.)?token|sources\.\w+\.path"
+    r"|endpoint|request\.(model|token|tokenizer)|prompts|(benchmarks|few_shot)_path"
     r"|served_name|(rollout\.)?weights_dir|decontaminate\.path|prompts\.folder|prompts\.tokenizer"
     r"|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri|picture|cluster\.((rollout_)?image|python))$"
 )
+# Lists of such values: what stands between the commas is taken literally.
+PATH_LISTS = ("runs", "evaluations")
 # Keys below a dictionary: a config dataclass does not list them.
 _BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|cluster\.env|(reward\.)?shaping\.source_weights)"
 FREE_KEYS = re.compile(rf"^(sources\.\w+\.\w+|{_BY_NAME}\.\w+)$")
@@ -170,6 +173,9 @@ def _literal(key: str, value: str) -> list[str]:
         return ["model=folder", f"model.path={_quote(_folder(value))}"]
     if PATH_KEYS.match(key) and value not in ("null", ""):
         return [f"{key}={_quote(value)}"]
+    if key in PATH_LISTS and value[:1] == "[" and value[-1:] == "]":
+        items = [item.strip(" '\"") for item in value[1:-1].split(",") if item.strip()]
+        return [f"{key}=[{','.join(_quote(item) for item in items)}]"]
     if OPEN_KEYS.match(key):
         return [f"++{key}={value}"]
     return [f"{key}={value}"]

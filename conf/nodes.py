@@ -1,4 +1,4 @@
-"""The nodes that a job takes: `nodes.*`. For `plan` and `submit`; `train` itself takes what its launcher gives it."""
+"""The nodes that a job takes: `nodes.*`. For `plan` and `submit`; `train` starts none, and passes over them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass
 class NodesConfig:
-    """Nodes of a job by what runs on them."""
+    """Nodes of a job by what runs on them, for `plan` and `submit`. `train` alone stays on its machine."""
 
     actor: int = 1
     """Nodes of the actor: gpus_per_node ranks each."""

@@ -50,7 +50,8 @@ class RolloutConfig(LocalRolloutConfig):
     """Where rollouts come from. Without servers the local engine generates in the actor's processes."""
 
     servers: int = 0
-    """Rollout servers that train starts on this machine; 0: none."""
+    """Rollout servers that train starts on this machine, and submit on the job's nodes. 0: none; submit fills
+    nodes.rollout."""
     url: list[str] = field(default_factory=list)
     """Rollout servers of others; empty: those of servers, or the actor's processes."""
     token: str | None = None

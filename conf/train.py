@@ -166,7 +166,7 @@ class TrainConfig:
     pool_templates: dict[str, str] = field(default_factory=dict)
     """question_template and answer_template that the pool must have been prepared with; empty takes any pool."""
     recipe: str | None = None
-    """Preset of all of the above: the demo's, or an ablation of the paper's Tables 3, 5 and 6."""
+    """Preset of all of the above: the demo's, the paper's at 7B or 32B, or an ablation of its Tables 3, 5 and 6."""
 
 
 @dataclass

@@ -10,6 +10,10 @@ import socket
 import subprocess
 import sys
 
+PARENT = "CROSSTHINK_PARENT"
+"""Variable with the process id of the parent with which a child ends."""
+PORT_FILE = "CROSSTHINK_PORT_FILE"
+"""Variable with the path of the file into which a server writes its port once it answers."""
 PR_SET_PDEATHSIG = 1
 
 
@@ -24,6 +28,12 @@ def die_with_parent(parent: int | None = None) -> None:
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     if parent is not None and os.getppid() != parent:
         os._exit(1)
+
+
+def die_with_told_parent() -> None:
+    """As `die_with_parent`, with the parent that the variable `PARENT` names; without one nothing is done."""
+    if parent := os.environ.get(PARENT):
+        die_with_parent(int(parent))
 
 
 def free_port(host: str = "127.0.0.1") -> int:

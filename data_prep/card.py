@@ -33,19 +33,21 @@ svg text{font:11px system-ui,sans-serif;fill:#666}
 """
 
 
-def page(pool: Pool, tallies: Mapping[str, Tally], title: str) -> str:
+def page(pool: Pool, tallies: Mapping[str, Tally], title: str, part: str = "") -> str:
     """The page as HTML.
 
     Args:
         pool: finished, with its manifest.
         tallies: what became of every source's rows.
         title: what the reader calls the pool.
+        part: HTML of one more part, which stands before the sources.
     """
     manifest = pool.manifest
     body = [
         f"<h1>{_e(title)}</h1><p class=small>{len(pool):,} verifiable questions, sources: {_e(', '.join(tallies))}. "
         f"Licence: <b>{_e(manifest['licence'])}</b>, the strictest of the sources'. SHA-256 {pool.sha256[:16]}.</p>",
         _contamination(manifest["decontamination"]),
+        part,
         "<h2>Sources</h2>",
         _sources(pool, tallies),
         "<h2>What was dropped, and why</h2>",

@@ -1,4 +1,4 @@
-"""Downloads a source from the Hugging Face Hub, into the hub client's own cache.
+"""Downloads a source or a benchmark from the Hugging Face Hub, into the hub client's own cache.
 
 `HF_ENDPOINT`, `HF_HOME`, `HF_HUB_OFFLINE` and `HF_TOKEN` mean what they mean to every program that uses the hub.
 """
@@ -12,9 +12,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from crossthink.errors import UserError
+from data_prep.benchmarks.base import Benchmark
 from data_prep.sources.base import Source
 
 _SHARD = re.compile(r"(.*)-(\d{5})-of-(\d{5})(.*)")
+
+
+class NoAccess(UserError):
+    """The repository is gated and this account has not been let in."""
 
 
 @dataclass(frozen=True)
@@ -41,12 +46,13 @@ def fetch(source: Source, revision: str | None = None) -> Fetched:
     which need not be the newest any more.
 
     Raises:
+        NoAccess: the repository is gated.
         UserError: no such repository or revision, no access to it, no connection and no copy, no disk space, or a
             repository without the expected files. The message names source and repository, and the way round.
     """
     # Slow to import, and it reads its environment variables only then: a prep from local files needs neither.
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.errors import GatedRepoError, HTTPError
 
     wanted = revision or source.revision
     try:
@@ -59,7 +65,8 @@ def fetch(source: Source, revision: str | None = None) -> Fetched:
         )
     # HTTPError is that of the client's HTTP library, in old versions an OSError; RuntimeError is what hf_xet raises.
     except (HTTPError, OSError, RuntimeError) as error:
-        raise UserError(f"{_what_happened(error, source, wanted)} {_way_round(source)}") from error
+        kind = NoAccess if isinstance(error, GatedRepoError) else UserError
+        raise kind(f"{_what_happened(error, source, wanted)} {_way_round(source)}") from error
     folder = Path(snapshot)
     # The client names the folder of a snapshot after its commit, whatever it was asked for.
     return Fetched([folder / name for name in _choose(folder, source)], folder.name)
@@ -80,10 +87,9 @@ def _choose(folder: Path, source: Source) -> list[str]:
         lacking = _lacking(found)
         if not found or lacking:
             raise UserError(
-                f"Source {source.name}: revision {folder.name} of {source.hf_id} has no file "
+                f"{_called(source)}: revision {folder.name} of {source.hf_id} has no file "
                 f"{lacking or patterns.replace('|', ' or ')}, or it was not downloaded whole and the hub cannot be "
-                f"reached. Choose another revision (sources.{source.name}.revision=COMMIT) or connect. "
-                f"{_way_round(source)}"
+                f"reached. {_other_revision(source)} {_way_round(source)}"
             )
         chosen += found
     return chosen
@@ -110,31 +116,42 @@ def _what_happened(error: Exception, source: Source, revision: str | None) -> st
     status = getattr(getattr(first, "response", None), "status_code", None)
     if isinstance(error, errors.GatedRepoError):
         return (
-            f"Source {source.name}: {repository} is gated. Accept its licence at "
+            f"{_called(source)}: {repository} is gated. Accept its licence at "
             f"{constants.ENDPOINT}/datasets/{source.hf_id} and set HF_TOKEN to a token of that account."
         )
     if isinstance(error, errors.RepositoryNotFoundError):
         return (
-            f"Source {source.name}: there is no {repository}, or it is private and HF_TOKEN is not set to a token that "
+            f"{_called(source)}: there is no {repository}, or it is private and HF_TOKEN is not set to a token that "
             "may read it."
         )
     if isinstance(error, errors.RevisionNotFoundError):
-        return f"Source {source.name}: {repository} has no revision {revision}."
+        return f"{_called(source)}: {repository} has no revision {revision}."
     if status in (401, 403):
-        return f"Source {source.name}: access to {repository} was refused ({_one_line(first)}). Check HF_TOKEN."
+        return f"{_called(source)}: access to {repository} was refused ({_one_line(first)}). Check HF_TOKEN."
     if isinstance(error, errors.LocalEntryNotFoundError):
         why = "HF_HUB_OFFLINE is set" if constants.HF_HUB_OFFLINE else f"the hub is out of reach ({_one_line(first)})"
-        return f"Source {source.name}: {repository} is not whole in the cache {constants.HF_HUB_CACHE}, and {why}."
+        return f"{_called(source)}: {repository} is not whole in the cache {constants.HF_HUB_CACHE}, and {why}."
     if isinstance(error, OSError) and error.strerror:
         return (
-            f"Source {source.name}: {repository} cannot be written to {constants.HF_HUB_CACHE} ({error.strerror}). "
+            f"{_called(source)}: {repository} cannot be written to {constants.HF_HUB_CACHE} ({error.strerror}). "
             "HF_HOME chooses another folder."
         )
-    return f"Source {source.name}: downloading {repository} failed ({_one_line(error)})."
+    return f"{_called(source)}: downloading {repository} failed ({_one_line(error)})."
 
 
 def _way_round(source: Source) -> str:
-    return f"Or give a copy of your own: sources.{source.name}.path=FILE."
+    key = "benchmarks_path=FOLDER" if isinstance(source, Benchmark) else f"sources.{source.name}.path=FILE"
+    return f"Or give a copy of your own: {key}."
+
+
+def _other_revision(source: Source) -> str:
+    if isinstance(source, Benchmark):
+        return "Connect and try again."
+    return f"Choose another revision (sources.{source.name}.revision=COMMIT) or connect."
+
+
+def _called(source: Source) -> str:
+    return f"{'Benchmark' if isinstance(source, Benchmark) else 'Source'} {source.name}"
 
 
 def _one_line(error: BaseException) -> str:

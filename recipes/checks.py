@@ -206,6 +206,11 @@ def check_numbers(config: TrainConfig) -> None:
     ):
         if value < low:
             raise ConfigError(f"{key}={value} is too small: at least {low}.")
+    if config.prompts_per_step % config.updates_per_rollout:
+        raise ConfigError(
+            f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
+            f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
+        )
     for key, value, low, high in (
         ("sampling.temperature", config.sampling.temperature, 0.01, 100.0),
         ("sampling.top_p", config.sampling.top_p, 0.01, 1.0),

@@ -40,12 +40,19 @@ COMMANDS = {
         "recipes.serve_rollout",
         "generate over HTTP, refitted by a run; OpenAI API",
     ),
-    "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "greedy accuracy of a checkpoint on a pool"),
+    "eval": Command("conf.evaluate:EvalConfig", "recipes.evaluate", "accuracy of a checkpoint or an endpoint"),
     "convert": Command(
         "conf.convert:ConvertConfig", "recipes.convert", "weights: a run's checkpoint ↔ Hugging Face ↔ megatron-core"
     ),
+    "difficulty": Command(
+        "conf.difficulty:DifficultyConfig", "recipes.difficulty", "mark what a smaller model solves; the filtered pool"
+    ),
     "rescore": Command("conf.reward:RescoreConfig", "recipes.rescore", "score a run's dumped rollouts again, offline"),
-    "report": Command("conf.report:ReportConfig", "recipes.report", "one self-contained HTML page from a run"),
+    "report": Command("conf.report:ReportConfig", "recipes.report", "one HTML page from runs and evaluations"),
+    "runs": Command("conf.runs:RunsConfig", "recipes.runs", "the runs of a folder, and what they differ in"),
+    "sweep": Command(
+        "conf.sweep:SweepConfig", "recipes.sweep", "several runs, evaluated, side by side; the study of the paper"
+    ),
     "plan": Command("conf.plan:PlanConfig", "recipes.plan", "memory, time and layout of a run before it is submitted"),
     "submit": Command("conf.cluster:SubmitConfig", "slurm.submit", "train on a SLURM cluster", dry_run=True),
     "status": Command("conf.cluster:StatusConfig", "slurm.status", "a run's jobs, step, reward, ETA, last error"),
@@ -53,8 +60,11 @@ COMMANDS = {
 }
 
 
-# Packages of the extra `train`; without them the bare install still prepares data and serves rewards.
-TRAIN_EXTRA = ("torch", "megatron", "transformers", "safetensors", "tensorboard", "jinja2", "matplotlib")
+# Packages of the extras; without them the bare install still prepares data and serves rewards.
+EXTRAS = {
+    "train": ("torch", "megatron", "transformers", "safetensors", "tensorboard", "jinja2", "matplotlib"),
+    "eval": ("openai", "scipy"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,9 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("crossthink: interrupted", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] in TRAIN_EXTRA:
-            print(f"crossthink: this command needs '{error.name}': pip install 'crossthink[train]'", file=sys.stderr)
-            return EXIT_FAILED
+        package = (error.name or "").partition(".")[0]
+        for extra, packages in EXTRAS.items():
+            if package in packages:
+                what = f"this command needs '{error.name}': pip install 'crossthink[{extra}]'"
+                print(f"crossthink: {what}", file=sys.stderr)
+                return EXIT_FAILED
         raise
 
 

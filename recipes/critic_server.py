@@ -15,9 +15,8 @@ import torch
 
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, UserError
-from crossthink.procs import die_with_parent
+from crossthink.procs import PARENT, die_with_parent
 from recipes.own_critic import GRACE_S, POLL_S, PORT
-from recipes.own_server import PARENT
 from recipes.quiet import quiet_libraries
 from recipes.rank import critic_adam
 from recipes.rl.losses import ValueLoss

@@ -16,7 +16,8 @@ from conf.train import DemoConfig, TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
 from crossthink.files import atomic_dir, write_json
 from recipes import evaluate, launch, prepare, report, train
-from recipes.run_files import EVAL_BASE, EVAL_FINAL, REPORT_JSON
+from recipes.rl.stop import StopRequest
+from recipes.run_files import EVAL_BASE, EVAL_FINAL, LOGS, REPORT_JSON
 from recipes.run_folder import BASE, claim, held_out_pool, locked, read_config, training_pool
 
 SECONDS = "demo_seconds.json"
@@ -64,8 +65,8 @@ def read_seconds(path: Path) -> float:
 
 def _work(config: DemoConfig, out: Path) -> int:
     """Everything between claiming the folder and writing down the result. Returns the exit code of training."""
-    (out / "logs").mkdir(exist_ok=True)
-    with launch.reward_servers(config.reward, out / "logs" / "reward_server.log") as urls:
+    (out / LOGS).mkdir(exist_ok=True)
+    with launch.reward_servers(config.reward, out / LOGS / "reward_server.log") as urls:
         _say("data and warm start", out)
         prepare.prepare(config)
         check_held_out(config)
@@ -129,11 +130,15 @@ def _evaluate(config: TrainConfig, checkpoint: Path, folder: Path, urls: list[st
     if folder.is_dir():
         return
     _say(f"evaluating {checkpoint.name}", folder)
-    with launch.reward_client(config.reward, urls) as client:
-        wanted = evaluate.demo_eval_config(checkpoint, held_out_pool(config), config)
-        summary, rows = evaluate.evaluate_checkpoint(wanted, client)
-    with atomic_dir(folder) as aside:
-        evaluate.write_evaluation(aside, summary, rows)
+    wanted = evaluate.demo_eval_config(checkpoint, held_out_pool(config), config, folder)
+    questions = evaluate.read_questions(wanted)
+    with (
+        evaluate.answerer_of(wanted) as answerer,
+        launch.reward_client(config.reward, urls) as client,
+        StopRequest() as stop,
+        atomic_dir(folder) as aside,
+    ):
+        summary = evaluate.evaluate_into(aside, wanted, questions, answerer, client, lambda: stop.requested)
     evaluate.print_summary(summary, folder)
 
 

@@ -1,47 +1,230 @@
-"""`crossthink eval`: greedy accuracy of a checkpoint on a pool."""
+"""`crossthink eval`: accuracy of a checkpoint or an endpoint on the benchmarks, or on a pool."""
 
 from __future__ import annotations
 
+import copy
 import json
-import os
+import math
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from conf.evaluate import EvalConfig
+from conf.evaluate import CHECKPOINTS, EvalConfig
 from conf.reward import RewardConfig
 from conf.rollout import LocalRolloutConfig
 from conf.train import TrainConfig
-from crossthink.errors import ConfigError, UserError
-from crossthink.files import atomic_dir, write_json
-from recipes.launch import reward_client, reward_servers, rules_facts
-from recipes.run_files import SAMPLES, SUMMARY
-from recipes.run_folder import model_folder, training_pool
-from recipes.stored_weights import find_checkpoint, stored_weights
+from crossthink.errors import EXIT_DONE, ConfigError
+from crossthink.files import write_json
+from recipes.evaluation import record
+from recipes.evaluation.questions import QuestionSet, from_benchmarks, from_pool, join
+from recipes.evaluation.run import evaluate, fitting, identity
+from recipes.evaluation.table import print_steps, print_summary
+from recipes.launch import reward_client, reward_servers, rules_of
+from recipes.progress import AnswerProgress
+from recipes.rl.stop import StopRequest
+from recipes.run_files import SUMMARY
+from recipes.run_folder import CONFIG, locked, training_pool
+from reward_server.client import RewardClient
+
+STEPS = "steps.json"
+_LEAST = {
+    "runs": 1, "max_prompt_tokens": 1, "max_response_tokens": 1, "seed": 0, "few_shot": 0,
+    "threads": 1, "rollout.batch_size": 1, "request.concurrency": 1, "request.retries": 0,
+}  # fmt: skip
 
 
-def run(config: EvalConfig) -> None:
-    """Evaluate a checkpoint and write `samples.jsonl` and `summary.json`.
+def run(config: EvalConfig) -> int:
+    """Evaluate and write samples.jsonl and summary.json; with `checkpoints=all` of every checkpoint of a run.
+
+    Returns:
+        The exit code.
 
     Raises:
-        ConfigError: out exists, or there is no such checkpoint or pool.
-        UserError: the reward server cannot be reached.
+        ConfigError: before anything starts: an impossible value, nothing to ask or nobody to be asked, or `out` holds
+            something else.
+        UserError: a server cannot be reached or refuses; a checkpoint without a tokenizer.
+        StoppedEarly: SIGINT or SIGTERM, or the endpoint is gone; the same command with `resume=true` goes on.
+    """
+    check(config)
+    with StopRequest() as stop:
+        targets = checkpoints_of(config)
+        questions = read_questions(config)
+        if len(targets) == 1 and config.checkpoints != "all":
+            print_summary(evaluate_questions(targets[0], questions, lambda: stop.requested), Path(config.out))
+            return EXIT_DONE
+        steps = []
+        for one in targets:
+            summary = evaluate_questions(one, questions, lambda: stop.requested)
+            steps.append(_line(Path(one.out).name, summary))
+            write_json(Path(config.out) / STEPS, steps)
+        print_steps(steps, Path(config.out))
+    return EXIT_DONE
+
+
+def check(config: EvalConfig) -> None:
+    """Refuse impossible values and combinations. Raises ConfigError naming key, value and what is allowed."""
+    if (config.checkpoint is None) == (config.endpoint is None):
+        raise ConfigError("checkpoint= (a run, a checkpoint, a model folder) or endpoint= (an address): give one.")
+    if config.data is None and not config.benchmarks:
+        raise ConfigError("data= (a pool folder) or benchmarks=[NAME,...] is required: what shall be asked?")
+    if config.checkpoints not in CHECKPOINTS:
+        raise ConfigError(f"checkpoints={config.checkpoints} is not one of {', '.join(CHECKPOINTS)}.")
+    if config.few_shot and not config.benchmarks:
+        raise ConfigError(f"few_shot={config.few_shot} needs benchmarks=: a pool's prompts stand as they are.")
+    for key, least in _LEAST.items():
+        part, _, name = key.rpartition(".")
+        value = getattr(getattr(config, part) if part else config, name)
+        if value is not None and value < least:
+            raise ConfigError(f"{key}={value} is too small: at least {least}.")
+    for key, value, right, allowed in (
+        ("temperature", config.temperature, config.temperature >= 0, "at least 0"),
+        ("top_p", config.top_p, 0 < config.top_p <= 1, "above 0, at most 1"),
+        ("request.deadline_s", config.request.deadline_s, config.request.deadline_s > 0, "above 0"),
+    ):
+        if not (right and math.isfinite(value)):
+            raise ConfigError(f"{key}={value}: allowed is {allowed}.")
+
+
+def checkpoints_of(config: EvalConfig) -> list[EvalConfig]:
+    """The config of every evaluation that is wanted: one, or with `checkpoints=all` one for each checkpoint of a run.
+
+    Raises:
+        ConfigError: a choice among checkpoints without a run, or without checkpoints.
+    """
+    if config.checkpoints == "last":
+        return [config]
+    from recipes.rl import checkpoints
+
+    run = Path(config.checkpoint or "")
+    if config.checkpoint is None or not (run / CONFIG).is_file():
+        raise ConfigError(f"checkpoints={config.checkpoints} needs checkpoint=RUN, a run folder.")
+    root = run / checkpoints.CHECKPOINTS
+    if config.checkpoints == "best":
+        return [_changed(config, checkpoint=str(root / "best"))]
+    found = sorted(path for path in root.glob("step_*") if (path / checkpoints.TRAINER).is_file())
+    if not found:
+        raise ConfigError(f"checkpoint={run} is a run folder without a checkpoint yet.")
+    return [_changed(config, checkpoint=str(path), out=str(Path(config.out) / path.name)) for path in found]
+
+
+def read_questions(config: EvalConfig) -> QuestionSet:
+    """What is asked: the pool's rows, then the benchmarks' questions.
+
+    Raises:
+        ConfigError, UserError: see `from_pool` and `from_benchmarks`.
+    """
+    sets = [] if config.data is None else [from_pool(Path(config.data), config.limit)]
+    questions = join([*sets, *([from_benchmarks(config)] if config.benchmarks else [])])
+    for name, why in questions.absent.items():
+        _say(f"WARNING: {name} is not asked: {why}")
+    if not questions.asked:
+        raise ConfigError("There is no question to ask: none of the benchmarks is here. See benchmarks_path=.")
+    return questions
+
+
+def answerer_of(config: EvalConfig) -> Any:
+    """Who is asked, as a context: the checkpoint on the local engine, or the endpoint.
+
+    Raises:
+        ConfigError, UserError: see `LocalAnswerer` and `EndpointAnswerer`.
+    """
+    if config.endpoint is not None:
+        from recipes.evaluation.endpoint import EndpointAnswerer
+
+        return EndpointAnswerer(config)
+    from recipes.evaluation.local import LocalAnswerer
+
+    return LocalAnswerer(config)
+
+
+def evaluate_questions(config: EvalConfig, questions: QuestionSet, stopped: Callable[[], bool]) -> dict[str, Any]:
+    """One evaluation of these questions in `config.out`, begun or continued.
+
+    Args:
+        config: of the evaluation.
+        questions: what is asked, whatever the config says of it.
+        stopped: whether somebody wants to stop.
+
+    Returns:
+        The contents of its summary.json.
+
+    Raises:
+        ConfigError, UserError, StoppedEarly: see `run`.
     """
     out = Path(config.out)
-    if out.exists():
-        raise ConfigError(f"out={out} already exists, and an evaluation is written once. Choose another out=.")
-    find_checkpoint(Path(config.checkpoint))
-    with atomic_dir(out) as aside, reward_servers(config.reward, aside / "reward_server.log") as urls:
-        with reward_client(config.reward, urls) as client:
-            summary, rows = evaluate_checkpoint(config, client)
-        write_evaluation(aside, summary, rows)
-    print_summary(summary, out)
+    with answerer_of(config) as answerer, locked(out):
+        record.check_folder(out, config)
+        finished = record.is_finished(out)
+        # The endpoint of a finished evaluation need not be there any more.
+        record.check_identity(out, identity(config, questions, None if finished and config.endpoint else answerer))
+        if finished:
+            _say(f"{out} is finished: nothing is left to do.")
+            return read_summary(out)
+        with (
+            reward_servers(config.reward, out / record.SERVER_LOG) as urls,
+            reward_client(config.reward, urls) as client,
+        ):
+            return evaluate_into(out, config, questions, answerer, client, stopped)
 
 
-def write_evaluation(folder: Path, summary: dict[str, Any], rows: list[dict[str, Any]]) -> None:
-    """Write the two files of an evaluation into an existing folder."""
-    with open(folder / SAMPLES, "w", encoding="utf-8") as handle:
-        handle.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_json(folder / SUMMARY, summary)
+def evaluate_into(
+    out: Path,
+    config: EvalConfig,
+    questions: QuestionSet,
+    answerer: Any,
+    client: RewardClient,
+    stopped: Callable[[], bool],
+) -> dict[str, Any]:
+    """Evaluate in a folder that `record.check_folder` has passed, with a running reward server.
+
+    Args:
+        out: the folder; exists.
+        config: of the evaluation.
+        questions: what is asked.
+        answerer: who is asked, an `Answerer`.
+        client: of the reward server.
+        stopped: whether somebody wants to stop.
+
+    Returns:
+        The contents of summary.json.
+
+    Raises:
+        UserError, StoppedEarly: see `recipes.evaluation.run.evaluate`.
+    """
+    rules = rules_of(config.reward, client)
+    who = identity(config, questions, answerer) | rules
+    record.check_identity(out, who)
+    fit = fitting(questions.asked, answerer, config.max_prompt_tokens)
+    for name, count in fit.too_long.items():
+        total = sum(one.benchmark == name for one in questions.asked)
+        _say(f"WARNING: {count} of {total} questions of {name} are longer than max_prompt_tokens="
+             f"{config.max_prompt_tokens} and are left out.")  # fmt: skip
+    record.claim(out, config, who)
+    known = json.loads((out / record.IDENTITY).read_text("utf-8"))
+    facts = {
+        **known["answerer"],
+        "data": config.data,
+        "pool_sha256": next((one["pool_sha256"] for one in questions.facts.values() if "pool_sha256" in one), None),
+        **rules,
+        "questions_sha256": questions.sha256,
+        "protocol": known["protocol"],
+        "asked": questions.facts,
+        "also_in_training": also_in_training(questions, getattr(answerer, "trained_with", None)),
+    }
+    with AnswerProgress(f"eval {out.name}") as progress:
+        return evaluate(out, config, fit, answerer, client, facts, stopped, progress.show)
+
+
+def also_in_training(questions: QuestionSet, trained_with: TrainConfig | None) -> int | None:
+    """How many of the questions also stand in the pool that the checkpoint was trained on; None where there is none."""
+    if trained_with is None or not training_pool(trained_with).is_dir():
+        return None
+    from data_prep.overlap import content_key
+    from data_prep.pool import Pool
+
+    trained = {content_key(row) for row in Pool.open(training_pool(trained_with)).rows()}
+    return sum(content_key(one.row) in trained for one in questions.asked)
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
@@ -49,97 +232,35 @@ def read_summary(folder: Path) -> dict[str, Any]:
     return json.loads((folder / SUMMARY).read_text("utf-8"))
 
 
-def evaluate_checkpoint(config: EvalConfig, client: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Answer the pool's questions with the checkpoint's weights on the local engine.
-
-    Args:
-        config: what to evaluate; `config.out` is not touched.
-        client: the reward server's client.
-
-    Returns:
-        The summary, with checkpoint, pool and rules; and a row a question.
-    """
-    import torch
-
-    from recipes.actors.stack import prepare_stack
-
-    prepare_stack()
-    from data_prep.overlap import shared_questions
-    from data_prep.pool import Pool
-    from recipes.actors.mcore.mesh import join_mesh, leave_mesh
-    from recipes.models.hf_config import load_config
-    from recipes.models.tokenizer import load_tokenizer, stop_ids
-    from recipes.quiet import quiet_libraries
-    from recipes.rl.evaluation import evaluate, pool_prompts
-    from recipes.rollout.interface import SamplingParams
-    from recipes.rollout.local.engine import LocalEngine
-
-    quiet_libraries()
-    torch.set_num_threads(config.threads or os.cpu_count() or 1)
-    checkpoint, trained_with = find_checkpoint(Path(config.checkpoint))
-    folder = checkpoint if trained_with is None else model_folder(trained_with)
-    pool = Pool.open(config.data)
-    tokenizer = load_tokenizer(folder)
-    prompts, too_long = pool_prompts(pool, tokenizer, config.max_prompt_tokens, config.limit)
-    if not prompts:
-        raise UserError(f"No prompt of {config.data} is within max_prompt_tokens={config.max_prompt_tokens}.")
-    mesh = join_mesh(1, 1)
-    try:
-        engine = LocalEngine(folder, mesh.device, config.rollout.batch_size)
-        engine.refit(lambda: stored_weights(checkpoint, mesh), version=0)
-        params = SamplingParams(
-            temperature=0.0,
-            top_p=1.0,
-            max_tokens=config.max_response_tokens,
-            stop_ids=stop_ids(tokenizer, folder),
-            vocabulary=min(len(tokenizer), load_config(folder).vocab_size),
-            seed=0,
-            step=0,
-        )
-        summary, rows = evaluate(engine, client, tokenizer, prompts, params, config.reward.think_prefilled)
-    finally:
-        leave_mesh()
-    shared = None
-    if trained_with is not None:
-        shared = len(shared_questions(Pool.open(training_pool(trained_with)), pool))
-    facts = {
-        "checkpoint": str(checkpoint),
-        "data": str(config.data),
-        "pool_sha256": pool.sha256,
-        **rules_facts(client.rules_info()),
-        "too_long": too_long,
-        "also_in_training": shared,
-    }
-    return {**facts, **summary}, rows
-
-
-def print_summary(summary: dict[str, Any], out: Path) -> None:
-    """A table of an evaluation on the terminal."""
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(
-        "", "questions", "mean R", "accuracy", "answer accuracy", "format", "tokens", title=f"Evaluation {out}"
-    )
-    groups = [("all", summary), *summary["by_domain"].items(), *summary["by_source"].items()]
-    for name, values in groups:
-        cells = [values[k] for k in ("reward", "accuracy", "answer_accuracy", "format")]
-        shares = ["–" if value is None else f"{value:.3f}" for value in cells]
-        table.add_row(name, str(values["questions"]), *shares, f"{values['tokens']:.1f}")
-    Console().print(table)
-    if summary["also_in_training"]:
-        Console().print(f"[yellow]{summary['also_in_training']} of these questions also stand in the training pool.")
-
-
-def demo_eval_config(checkpoint: Path, data: Path, config: TrainConfig) -> EvalConfig:
-    """The evaluation that goes with a training config."""
+def demo_eval_config(checkpoint: Path, data: Path, config: TrainConfig, out: Path) -> EvalConfig:
+    """The evaluation that goes with a training config: once, as the local engine's greedy answers never differ."""
     return EvalConfig(
         checkpoint=str(checkpoint),
         data=str(data),
-        out="",
+        out=str(out),
+        runs=1,
         max_prompt_tokens=config.max_prompt_tokens,
         max_response_tokens=config.max_response_tokens,
         threads=config.actor.threads,
         rollout=LocalRolloutConfig(batch_size=config.rollout.batch_size),
         reward=RewardConfig(think_prefilled=config.reward.think_prefilled),
     )
+
+
+def _line(name: str, summary: dict[str, Any]) -> dict[str, Any]:
+    """What steps.json says of one checkpoint."""
+    keys = ("questions", "accuracy", "accuracy_interval", "average", "reward", "format", "tokens")
+    return {"step": int(name.removeprefix("step_")), "folder": name, **{key: summary[key] for key in keys}}
+
+
+def _changed(config: EvalConfig, **values: str) -> EvalConfig:
+    """A copy of the config with other values; a choice among checkpoints is made by then."""
+    changed = copy.deepcopy(config)
+    changed.checkpoints = "last"
+    for name, value in values.items():
+        setattr(changed, name, value)
+    return changed
+
+
+def _say(what: str) -> None:
+    print(f"crossthink: {what}", file=sys.stderr, flush=True)

@@ -10,24 +10,53 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from conf.reward import RewardConfig, ShapingConfig
 from conf.train import TrainConfig
-from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE
-from crossthink.procs import free_port, stop
+from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, UserError
+from crossthink.procs import PARENT, free_port, stop
 from crossthink.secret import read_secret
 from recipes import own_critic
-from recipes.own_server import PARENT, OwnRewardServer, OwnRolloutServer, tail
+from recipes.machine import threads_each
+from recipes.nodes import own_rollout_servers
+from recipes.own_critic import Critic
+from recipes.own_server import OwnRewardServer, OwnRolloutServer, tail
+from recipes.run_files import LOGS
 from reward_server.client import RewardClient
 
 POLL_S = 0.1
 GRACE_S = 15.0
-REWARD_URLS = "CROSSTHINK_REWARD_URLS"
-ROLLOUT_URLS = "CROSSTHINK_ROLLOUT_URLS"
-CRITIC_URL = "CROSSTHINK_CRITIC_URL"
+ADDRESSES = "CROSSTHINK_ADDRESSES"
+"""Variable with the `Addresses` of a rank, as JSON."""
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where a run's servers answer. The first rank alone asks them; the others need not know.
+
+    Attributes:
+        reward: the reward servers.
+        rollout: the rollout servers; none where the actor's ranks generate.
+        critic: the critic server; None where the run wants none.
+    """
+
+    reward: Sequence[str] = ()
+    rollout: Sequence[str] = ()
+    critic: Critic | None = None
+
+    def to_json(self) -> str:
+        """As `from_json` reads it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Addresses:
+        """What `to_json` wrote."""
+        found = json.loads(text)
+        critic = found["critic"]
+        return cls(found["reward"], found["rollout"], None if critic is None else Critic(**critic))
 
 
 class Servers(Protocol):
@@ -48,8 +77,8 @@ class Servers(Protocol):
         """Addresses of rollout servers; none where the actor's ranks generate. `model` has config and tokenizer."""
         ...
 
-    def critic(self, config: TrainConfig, world: int) -> contextlib.AbstractContextManager[str | None]:
-        """Address of the critic server of `world` ranks; None where the run wants none."""
+    def critic(self, config: TrainConfig, world: int) -> contextlib.AbstractContextManager[Critic | None]:
+        """The critic server of `world` ranks; None where the run wants none."""
         ...
 
 
@@ -68,7 +97,7 @@ class OwnServers:
         """See `Servers.rollout`."""
         return rollout_servers(config, model)
 
-    def critic(self, config: TrainConfig, world: int) -> contextlib.AbstractContextManager[str | None]:
+    def critic(self, config: TrainConfig, world: int) -> contextlib.AbstractContextManager[Critic | None]:
         """See `Servers.critic`."""
         return own_critic.critic_server(config, world)
 
@@ -98,15 +127,15 @@ def rollout_servers(config: TrainConfig, model: Path) -> Iterator[list[str]]:
     Raises:
         UserError: an own server did not start; shows the end of its log.
     """
-    rollout = config.rollout
-    if rollout.url or not rollout.servers:
-        yield list(rollout.url)
+    count = own_rollout_servers(config)
+    if not count:
+        yield list(config.rollout.url)
         return
-    threads = max(1, (os.cpu_count() or 1) // rollout.servers)
+    threads = threads_each(count)
     with contextlib.ExitStack() as stack:
         servers = [
-            OwnRolloutServer(config, model, Path(config.out) / "logs" / f"rollout_server_{number}.log", threads)
-            for number in range(rollout.servers)
+            OwnRolloutServer(config, model, Path(config.out) / LOGS / f"rollout_server_{number}.log", threads)
+            for number in range(count)
         ]
         for server in servers:
             server.launch()
@@ -132,9 +161,23 @@ def rules_facts(info: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if value}
 
 
-def run_ranks(
-    out: Path, world: int, urls: Sequence[str], critic_url: str | None = None, rollout_urls: Sequence[str] = ()
-) -> int:
+def rules_of(config: RewardConfig, client: RewardClient) -> dict[str, Any]:
+    """`rules_facts` of the servers, which are asked now.
+
+    Raises:
+        UserError: none can be reached, they disagree, or they judge by another match than the config asks for.
+    """
+    # At the start a wrong address is more likely than an outage.
+    facts = rules_facts(client.rules_info(patience_s=min(config.deadline_s, config.outage_limit_s)))
+    if config.match != RewardConfig.match and facts.get("match") != config.match:
+        raise UserError(
+            f"reward.match={config.match} is the rule of the run's own server, and the servers in reward.url judge by "
+            f"match={facts.get('match')}. Start them with match={config.match}, or drop reward.match=."
+        )
+    return facts
+
+
+def run_ranks(out: Path, world: int, addresses: Addresses) -> int:
     """Start `world` ranks of the run in `out` on this machine, with the servers at these addresses, and wait for them.
 
     SIGINT and SIGTERM are passed on once, as SIGTERM: the ranks finish their step, save and exit 75. When one rank
@@ -149,9 +192,7 @@ def run_ranks(
         "MASTER_PORT": str(free_port()),
         "WORLD_SIZE": str(world),
         PARENT: str(os.getpid()),
-        REWARD_URLS: json.dumps(list(urls)),
-        ROLLOUT_URLS: json.dumps(list(rollout_urls)),
-        **({} if critic_url is None else {CRITIC_URL: critic_url}),
+        ADDRESSES: addresses.to_json(),
     }
     ranks: list[subprocess.Popen] = []
     logs = [_rank_log(out, rank) for rank in range(world)]
@@ -211,6 +252,6 @@ def _passing_signals_to(ranks: Sequence[subprocess.Popen]) -> Iterator[None]:
 
 
 def _rank_log(out: Path, rank: int) -> Path:
-    folder = out / "logs"
+    folder = out / LOGS
     folder.mkdir(exist_ok=True)
     return folder / f"rank_{rank}.log"

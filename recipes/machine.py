@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 TOOL_SECONDS = 10.0
+THREADS = "CROSSTHINK_THREADS"
+"""Variable with the CPU threads of a rank, where whoever starts it gives each its own CPUs."""
 
 
 def describe() -> dict[str, Any]:
@@ -22,6 +24,12 @@ def describe() -> dict[str, Any]:
         "cpu": cpu_model(),
         "gpus": gpu_names(),
     }
+
+
+def threads_each(processes: int) -> int:
+    """CPU threads of each of so many processes that share what this one may use."""
+    mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, mine // processes)
 
 
 def memory() -> tuple[int, int | None]:

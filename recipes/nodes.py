@@ -1,4 +1,4 @@
-"""How a job's nodes are filled: the actor's ranks, and rollout servers. Pure functions of the configuration."""
+"""How a job's nodes are filled: the actor's ranks, and servers. Pure functions of the configuration."""
 
 from __future__ import annotations
 
@@ -14,6 +14,16 @@ Config = TypeVar("Config", bound=TrainConfig)
 def server_gpus(config: TrainConfig) -> int:
     """GPUs of one rollout server."""
     return max(1, config.rollout.trtllm.tensor_parallel) if config.rollout.name == "trtllm" else 1
+
+
+def own_rollout_servers(config: TrainConfig) -> int:
+    """Rollout servers that the run, or its job, starts: none where `rollout.url` names those of others."""
+    return 0 if config.rollout.url else config.rollout.servers
+
+
+def has_critic_server(config: TrainConfig) -> bool:
+    """Whether the run's critic is a server of its own."""
+    return config.algorithm.name == "ppo" and config.actor.name == "aligner"
 
 
 def with_servers(config: Config) -> Config:

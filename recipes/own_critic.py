@@ -18,6 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -25,10 +26,13 @@ import psutil
 
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
-from crossthink.procs import free_port
-from recipes.own_server import PARENT, tail
+from crossthink.procs import PARENT, free_port
+from recipes.machine import threads_each
+from recipes.nodes import has_critic_server
+from recipes.own_server import tail
+from recipes.run_files import LOGS
 
-HOST = "127.0.0.1"
+LOOPBACK = "127.0.0.1"
 PORT = "CROSSTHINK_CRITIC_PORT"
 START_S = 600.0
 """Seconds until the server answers, in which its ranks load the model."""
@@ -47,13 +51,25 @@ SHARED_MEMORY, TRITON_PREFIX = Path("/dev/shm"), "pytrtion"
 POLL_S = 0.1
 
 
+@dataclass(frozen=True)
+class Critic:
+    """A critic server that answers: its address, and the log of its first rank."""
+
+    url: str
+    log: str
+
+    def last_words(self) -> str:
+        """A sentence with the end of the log, for messages."""
+        return f"The end of {self.log}:\n{tail(Path(self.log))}"
+
+
 def check(config: TrainConfig) -> None:
     """Refuse a critic server where there can be none.
 
     Raises:
         ConfigError: names key, value and what is allowed.
     """
-    if not is_wanted(config):
+    if not has_critic_server(config):
         return
     if "WORLD_SIZE" in os.environ:
         raise ConfigError(
@@ -62,12 +78,12 @@ def check(config: TrainConfig) -> None:
             f"{os.environ['WORLD_SIZE']}). Allowed there: algorithm=grpo, or actor=megatron."
         )
     if config.critic.port is not None:
-        _check_free(config.critic.port)
+        check_free(config.critic.port)
 
 
 @contextlib.contextmanager
-def critic_server(config: TrainConfig, world: int) -> Iterator[str | None]:
-    """The address of a critic server that lives as long as the block; None where the run wants none.
+def critic_server(config: TrainConfig, world: int) -> Iterator[Critic | None]:
+    """A critic server that lives as long as the block; None where the run wants none.
 
     Args:
         config: the run's; `config.out` is claimed and holds everything that was prepared.
@@ -76,16 +92,16 @@ def critic_server(config: TrainConfig, world: int) -> Iterator[str | None]:
     Raises:
         UserError: it did not start; shows the end of its log.
     """
-    if not is_wanted(config):
+    if not has_critic_server(config):
         yield None
         return
     with OwnCriticServer(config, world) as server:
-        yield server.url
+        yield Critic(server.url, str(rank_log(Path(config.out), 0)))
 
 
 def rank_log(out: Path, rank: int) -> Path:
     """Where what a rank of the critic says is appended."""
-    return out / "logs" / f"critic_{rank}.log"
+    return out / LOGS / f"critic_{rank}.log"
 
 
 class OwnCriticServer:
@@ -98,9 +114,9 @@ class OwnCriticServer:
             world: ranks.
         """
         self._out = Path(config.out)
-        self._port = config.critic.port or free_port(HOST)
+        self._port = config.critic.port or free_port(LOOPBACK)
         self._world = world
-        self._threads = config.actor.threads or max(1, (os.cpu_count() or 1) // world)
+        self._threads = config.actor.threads or threads_each(world)
         self._ranks: list[subprocess.Popen] = []
         self._ending = threading.Event()
         self._watch = threading.Thread(target=self._end_together, name="critic-server", daemon=True)
@@ -108,10 +124,10 @@ class OwnCriticServer:
     @property
     def url(self) -> str:
         """Its address."""
-        return f"http://{HOST}:{self._port}"
+        return f"http://{LOOPBACK}:{self._port}"
 
     def __enter__(self) -> OwnCriticServer:
-        _check_free(self._port)
+        check_free(self._port)
         self._scratch = tempfile.mkdtemp(prefix="crossthink-critic-")
         try:
             self._start()
@@ -129,7 +145,7 @@ class OwnCriticServer:
 
     def _start(self) -> None:
         environment = os.environ | {
-            "MASTER_ADDR": HOST,
+            "MASTER_ADDR": LOOPBACK,
             "MASTER_PORT": str(free_port()),
             "WORLD_SIZE": str(self._world),
             **server_environment(self._threads, self._scratch, self._port),
@@ -197,7 +213,7 @@ def server_environment(threads: int, scratch: str, port: int) -> dict[str, str]:
     return {
         "OMP_NUM_THREADS": str(threads),  # torch's own setting does not reach PyTriton's threads
         "TOKENIZERS_PARALLELISM": "false",  # or they warn at every fork
-        "CROSSTHINK_CRITIC_HOST": HOST,
+        "CROSSTHINK_CRITIC_HOST": LOOPBACK,
         "PYTRITON_HOME": scratch,
         PORT: str(port),
     }
@@ -212,20 +228,16 @@ def is_ready(url: str) -> bool:
         return False
 
 
-def is_wanted(config: TrainConfig) -> bool:
-    """Whether the run's critic is a server."""
-    return config.algorithm.name == "ppo" and config.actor.name == "aligner"
-
-
-def _check_free(port: int) -> None:
+def check_free(port: int) -> None:
+    """Refuse a port on loopback that another program has. Raises ConfigError."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((LOOPBACK, port))
         except OSError as error:
             raise ConfigError(
-                f"critic.port={port} cannot be had on {HOST}: {error.strerror}. End the other program, choose another "
-                "port, or drop critic.port for a free one."
+                f"critic.port={port} cannot be had on {LOOPBACK}: {error.strerror}. End the other program, choose "
+                "another port, or drop critic.port for a free one."
             ) from error
 
 

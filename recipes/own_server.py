@@ -22,10 +22,9 @@ from conf.reward import RewardConfig
 from conf.rollout import ServeRolloutConfig
 from conf.train import TrainConfig
 from crossthink.errors import UserError
-from crossthink.procs import stop
+from crossthink.procs import PARENT, PORT_FILE, stop
 from crossthink.secret import FROM_FILE, read_secret
 
-PARENT = "CROSSTHINK_PARENT"
 START_S = 60.0
 POLL_S = 0.1
 MOST_RESTARTS = 3
@@ -133,7 +132,7 @@ class OwnServer:
     def _start(self) -> subprocess.Popen:
         self._starts += 1
         self._port_file = Path(self._scratch.name) / f"port-{self._starts}"
-        told = {PARENT: str(os.getpid()), "CROSSTHINK_PORT_FILE": str(self._port_file)}
+        told = {PARENT: str(os.getpid()), PORT_FILE: str(self._port_file)}
         with open(self._log, "a", encoding="utf-8") as output:
             return subprocess.Popen(
                 [sys.executable, "-m", "recipes.cli", *self._words, f"port={self._port}"],

@@ -6,11 +6,13 @@ import time
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from conf.train import TrainConfig
 
 PHASES = ("rollout", "reward", "log_probs", "values", "train", "refit")
+LINE_EVERY_S = 15.0  # of an evaluation, where no terminal shows a bar
 
 
 class RunProgress:
@@ -50,3 +52,43 @@ class RunProgress:
         """Leave the terminal in order."""
         if self.bar:
             self.bar.stop()
+
+
+class AnswerProgress:
+    """Shows how many answers of an evaluation are there; elsewhere than on a terminal a line now and then."""
+
+    def __init__(self, title: str) -> None:
+        self.console = Console(stderr=True)
+        self.title = title
+        self.began = self.last = time.monotonic()
+        self.start: int | None = None
+        self.bar: Progress | None = None
+
+    def __enter__(self) -> AnswerProgress:
+        if self.console.is_terminal:
+            columns = (
+                TextColumn("[bold]{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                TextColumn("left"), TimeRemainingColumn(),
+            )  # fmt: skip
+            self.bar = Progress(*columns, console=self.console)
+            self.task = self.bar.add_task(escape(self.title), total=None)
+            self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def show(self, done: int, wanted: int) -> None:
+        """Show `done` of `wanted` answers."""
+        if self.start is None:
+            self.start, self.began = done, time.monotonic()
+        if self.bar:
+            self.bar.update(self.task, completed=done, total=wanted)
+            return
+        now = time.monotonic()
+        if now - self.last < LINE_EVERY_S and done < wanted:
+            return
+        self.last = now
+        left = f"  left {(wanted - done) * (now - self.began) / (done - self.start):.0f} s" if done > self.start else ""
+        print(f"{self.title}: {done}/{wanted} answers{left}", file=self.console.file, flush=True)

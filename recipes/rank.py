@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Sequence
@@ -13,25 +12,22 @@ from typing import Any
 from conf.actor import OptimizerConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, UserError
-from crossthink.procs import die_with_parent
+from crossthink.procs import die_with_told_parent
 from recipes.checks import has_rollout_servers
-from recipes.launch import CRITIC_URL, REWARD_URLS, ROLLOUT_URLS, reward_client
-from recipes.own_critic import rank_log
-from recipes.own_server import PARENT, tail
+from recipes.launch import ADDRESSES, Addresses, reward_client
+from recipes.machine import THREADS, threads_each
+from recipes.nodes import has_critic_server
+from recipes.own_critic import Critic
 from recipes.quiet import quiet_libraries
 from recipes.run_folder import held_out_pool, model_folder, read_config, training_pool
 
 
-def run_rank(
-    config: TrainConfig, urls: list[str], critic_url: str | None = None, rollout_urls: Sequence[str] = ()
-) -> None:
+def run_rank(config: TrainConfig, addresses: Addresses) -> None:
     """Train as the rank that RANK and WORLD_SIZE name (alone where they are unset).
 
     Args:
         config: the run's config; `config.out` is claimed and holds everything that was prepared.
-        urls: the reward servers.
-        critic_url: the critic server, where there is one.
-        rollout_urls: the rollout servers, where there are any; ranks other than the first need not know them.
+        addresses: its servers; ranks other than the first need not know them.
 
     Raises:
         StoppedEarly: stopped on request, resumable.
@@ -46,24 +42,23 @@ def run_rank(
     from recipes.actors.mcore.mesh import TIMEOUT_S, join_mesh, leave_mesh
 
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    torch.set_num_threads(config.actor.threads or max(1, (os.cpu_count() or 1) // local_world))
+    given = int(os.environ.get(THREADS, "0"))
+    torch.set_num_threads(config.actor.threads or given or threads_each(local_world))
     # The other ranks wait in a collective while rank 0 waits for the critic server, or twice for rollout servers: until
     # they are ready for new weights, and until they have them.
     patience_s = TIMEOUT_S
-    if critic_url is not None:
+    if has_critic_server(config):
         patience_s = max(patience_s, config.critic.deadline_s + 60.0)
     if has_rollout_servers(config):
         patience_s = max(patience_s, 2 * config.rollout.refit_deadline_s + 120.0)
     mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel, timeout_s=patience_s)
     try:
-        _train(config, urls, critic_url, rollout_urls, mesh)
+        _train(config, addresses, mesh)
     finally:
         leave_mesh()
 
 
-def _train(
-    config: TrainConfig, urls: list[str], critic_url: str | None, rollout_urls: Sequence[str], mesh: Any
-) -> None:
+def _train(config: TrainConfig, addresses: Addresses, mesh: Any) -> None:
     from data_prep.blends import blend_weights
     from data_prep.pool import Pool
     from recipes.models.tokenizer import load_tokenizer, stop_ids
@@ -81,7 +76,7 @@ def _train(
     shares = blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
     prompts = PromptStream(pool, pool.sampler(shares, config.seed), tokenizer, config.max_prompt_tokens)
     actor = _actor(config, folder, mesh, tokenizer)
-    critic = _critic(config, folder, mesh, actor.pad_id, critic_url) if config.algorithm.name == "ppo" else None
+    critic = _critic(config, folder, mesh, actor.pad_id, addresses.critic) if config.algorithm.name == "ppo" else None
     start, state = 0, None
     checkpoint = checkpoints.newest_whole(out)
     if checkpoint:
@@ -94,7 +89,7 @@ def _train(
     first = mesh.rank == 0
     parts = Parts(
         actor=actor,
-        engine=_rollout_engine(config, folder, mesh, rollout_urls),
+        engine=_rollout_engine(config, folder, mesh, addresses.rollout),
         prompts=prompts,
         tokenizer=tokenizer,
         params=SamplingParams(
@@ -106,7 +101,7 @@ def _train(
             seed=config.seed,
             step=start,
         ),
-        client=reward_client(config.reward, urls) if first else None,
+        client=reward_client(config.reward, addresses.reward) if first else None,
         records=Records(out, start, _trackers(config)) if first else None,
         progress=RunProgress(config, start) if first else None,
         evaluate=None,
@@ -155,12 +150,12 @@ def _actor(config: TrainConfig, folder: Path, mesh: Any, tokenizer: Any) -> Any:
     )
 
 
-def _critic(config: TrainConfig, folder: Path, mesh: Any, pad_id: int, url: str | None) -> Any:
-    if url is not None:
+def _critic(config: TrainConfig, folder: Path, mesh: Any, pad_id: int, server: Critic | None) -> Any:
+    if has_critic_server(config):
         from recipes.actors.aligner.critic import AlignerCritic
 
-        log = rank_log(Path(config.out), 0)
-        return AlignerCritic(url, config.critic.deadline_s, lambda: f"The end of {log}:\n{tail(log)}")
+        server = server or Critic("", "")  # on ranks that do not ask it
+        return AlignerCritic(server.url, config.critic.deadline_s, server.last_words)
     from recipes.actors.megatron.critic import MegatronCritic
 
     return MegatronCritic(
@@ -237,16 +232,11 @@ def _evaluator(config: TrainConfig, parts: Any) -> Any:
 
 def main() -> int:
     """Entry of a rank process: `python -m recipes.rank RUN_FOLDER`."""
-    die_with_parent(int(os.environ[PARENT]))
+    die_with_told_parent()
     config = read_config(Path(sys.argv[1]))
     assert config is not None
     try:
-        run_rank(
-            config,
-            json.loads(os.environ[REWARD_URLS]),
-            os.environ.get(CRITIC_URL),
-            json.loads(os.environ[ROLLOUT_URLS]),
-        )
+        run_rank(config, Addresses.from_json(os.environ[ADDRESSES]))
     except UserError as error:
         print(f"crossthink: {error}", file=sys.stderr)
         return error.exit_code

@@ -1,4 +1,4 @@
-"""`crossthink report`: one self-contained HTML page from a run folder."""
+"""`crossthink report`: one self-contained HTML page, of a run or of many beside the paper's tables."""
 
 from __future__ import annotations
 
@@ -13,25 +13,62 @@ PAGE = "report.html"
 
 
 def run(config: ReportConfig) -> None:
-    """Write the page.
+    """Write the page of one run, or page and Markdown file of a comparison.
 
     Raises:
-        ConfigError: there is no run in the folder, or out is a folder.
-        UserError: a file of the run cannot be read, or the page cannot be written.
+        ConfigError: there is no run or evaluation in a folder, or out is no name of a page.
+        UserError: a file cannot be read, or the page cannot be written.
     """
+    if config.runs or config.evaluations:
+        _compare(config)
+        return
+    if config.run is None:
+        raise ConfigError("run=RUN (the page of one run), or runs=[...] and evaluations=[...]: what shall be reported?")
     data = read_run(Path(config.run))
     out = Path(config.out) if config.out else data.folder / PAGE
-    if out.is_dir():
-        raise ConfigError(f"out={out} is a folder. Give the name of the page, such as {out / PAGE}.")
+    _check_out(out)
     from recipes.reporting.page import render  # matplotlib takes its time
 
-    page = render(data)
+    _write(out, render(data))
+    print(f"report: {out}")
+
+
+def _compare(config: ReportConfig) -> None:
+    if config.run is not None:
+        raise ConfigError(f"run={config.run} makes the page of one run. To compare it, give it in runs=[...] instead.")
+    if config.out is None:
+        raise ConfigError("out= is required with runs= or evaluations=: the name of the page, such as report.html.")
+    if config.samples < 0:
+        raise ConfigError(f"samples={config.samples} is too small: at least 0.")
+    out = Path(config.out)
+    beside = out.with_suffix(".md")
+    if beside == out:
+        raise ConfigError(f"out={out} names the Markdown file. Give the name of the page: {out.with_suffix('.html')}.")
+    _check_out(out)
+    from recipes.reporting.comparison import make_report, render_comparison
+    from recipes.reporting.markdown import render_markdown
+    from recipes.reporting.measured import read_evaluations, read_runs
+    from recipes.reporting.picks import pick_answers
+
+    runs = read_runs(config.runs)
+    evaluations = read_evaluations(runs, config.evaluations)
+    report = make_report(runs, evaluations)
+    _write(out, render_comparison(report, pick_answers(runs, evaluations, config.samples)))
+    _write(beside, render_markdown(report))
+    print(f"report: {out} and {beside}")
+
+
+def _check_out(out: Path) -> None:
+    if out.is_dir():
+        raise ConfigError(f"out={out} is a folder. Give the name of the page, such as {out / PAGE}.")
+
+
+def _write(out: Path, text: str) -> None:
     try:
         with atomic_file(out) as handle:
-            handle.write(page)
+            handle.write(text)
     except OSError as error:
         raise UserError(f"{out} cannot be written: {error.strerror}. Choose another out=.") from error
-    print(f"report: {out}")
 
 
 def result_plot(run_folder: Path | str, path: Path | str) -> None:

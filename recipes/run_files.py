@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+LOGS = "logs"
+CHECKPOINTS, LATEST = "checkpoints", "latest"  # LATEST names the newest of them
 METRICS = "metrics.jsonl"
 ROLLOUTS = "rollouts"
 BAD_BATCHES = "bad_batches"  # samples of optimizer steps that were skipped
@@ -21,6 +24,13 @@ SUMMARY, SAMPLES = "summary.json", "samples.jsonl"  # the two files of an evalua
 def rollout_file(out: Path, step: int, folder: str = ROLLOUTS) -> Path:
     """Where the samples of a step are."""
     return out / folder / f"step_{step:06d}.jsonl"
+
+
+def newest_step(out: Path) -> int:
+    """The step of the newest checkpoint; 0 where there is none."""
+    pointer = out / CHECKPOINTS / LATEST
+    found = re.search(r"\d+", pointer.read_text("utf-8")) if pointer.is_file() else None
+    return int(found[0]) if found else 0
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import socket
 import sys
 from dataclasses import replace
@@ -15,11 +14,11 @@ import uvicorn
 
 from conf.rollout import ENGINES, KV_DTYPES, ServeRolloutConfig
 from crossthink.errors import ConfigError, UserError
-from crossthink.procs import die_with_parent
+from crossthink.procs import die_with_told_parent
 from crossthink.secret import read_secret
 from recipes.models.model_folder import check_model_folder, check_tokenizer_files, is_megatron_folder, read_model_config
 from reward_server import logs
-from reward_server.listening import BACKLOG, announce, bind, end_cleanly, is_loopback
+from reward_server.listening import BACKLOG, announce, bind, check_listening, end_cleanly
 
 WEIGHTS = ("folder", "refit")
 DEVICES = ("auto", "cpu", "cuda")
@@ -33,7 +32,6 @@ _LEAST = {
     "max_total_tokens": 2,
     "max_queue": 1,
     "max_body_mb": 1,
-    "port": 0,
     "drain_s": 0,
     "token_delay_s": 0,
     "seed": 0,
@@ -51,8 +49,7 @@ def run(config: ServeRolloutConfig) -> None:
             address that others can reach without a token.
         UserError: the engine does not start.
     """
-    if parent := os.environ.get("CROSSTHINK_PARENT"):
-        die_with_parent(int(parent))
+    die_with_told_parent()
     config = replace(config, token=read_secret(config.token))
     check(config)
     prompt, total = lengths(config)
@@ -70,8 +67,6 @@ def check(config: ServeRolloutConfig) -> None:
     for key, least in _LEAST.items():
         if getattr(config, key) is not None and not getattr(config, key) >= least:
             raise ConfigError(f"{key}={getattr(config, key)} is too small: at least {least}.")
-    if config.port > 65535:
-        raise ConfigError(f"port={config.port} is no TCP port: 0 to 65535.")
     if config.threads is not None and config.threads < 1:
         raise ConfigError(f"threads={config.threads} is too small: at least 1, or null.")
     for key in ("refit_deadline_s", "drain_s", "token_delay_s"):
@@ -79,10 +74,7 @@ def check(config: ServeRolloutConfig) -> None:
             raise ConfigError(f"{key}={getattr(config, key)} is no finite number of seconds.")
     if not config.refit_deadline_s > 0:
         raise ConfigError(f"refit_deadline_s={config.refit_deadline_s} must be above 0.")
-    if config.token is not None and (not config.token.strip() or "/" in config.token):
-        raise ConfigError("token= is empty or has a '/', which a path token cannot: leave it out, or set a secret.")
-    if config.token is None and not is_loopback(config.host):
-        raise ConfigError(f"host={config.host} can be reached by others: set token=SECRET, or use host=127.0.0.1.")
+    check_listening(config.host, config.port, config.token)
     if config.weights_dir is not None and not Path(config.weights_dir).is_dir():
         raise ConfigError(f"weights_dir={config.weights_dir} is no folder. It must be there before the server starts.")
     if config.engine == "trtllm" and config.trtllm.kv_cache_dtype not in KV_DTYPES:

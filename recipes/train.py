@@ -8,16 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.reward import RewardConfig, ShapingConfig
+from conf.reward import ShapingConfig
 from conf.train import TrainConfig
-from crossthink.errors import EXIT_DONE, ConfigError, UserError
+from crossthink.errors import EXIT_DONE, ConfigError
 from crossthink.files import sha256_file
 from data_prep.blends import BY, blend_weights, describe_blend
 from data_prep.pool import Pool
 from recipes import launch, prepare
-from recipes.actors.aligner import limits as aligner_limits
-from recipes.actors.mcore.limits import Machine, check_batch
-from recipes.actors.megatron import limits as megatron_limits
+from recipes.actor_checks import check_actor
+from recipes.actors.mcore.limits import Machine
 from recipes.checks import (
     check_algorithm,
     check_checkpoint,
@@ -27,16 +26,9 @@ from recipes.checks import (
     check_rollout,
     check_tracking,
 )
-from recipes.environment import check_environment
-from recipes.models.model_folder import (
-    check_model_folder,
-    check_published,
-    check_shape,
-    read_model_config,
-    weights_key,
-)
-from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
+from recipes.models.model_folder import check_model_folder, weights_key
 from recipes.rl.walltime import job_end
+from recipes.run_files import LOGS
 from recipes.run_folder import (
     claim,
     locked,
@@ -46,7 +38,6 @@ from recipes.run_folder import (
 )
 from reward_server import shaping
 
-LIMITS = {"megatron": megatron_limits, "aligner": aligner_limits}
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
 
 
@@ -71,12 +62,12 @@ def run(config: TrainConfig, servers: launch.Servers | None = None) -> int:
         from recipes.rl import checkpoints
 
         if not checkpoints.is_finished(out, config.steps):  # else rank 0 never comes
-            run_rank(config, [])
+            run_rank(config, launch.Addresses())
         return EXIT_DONE
     with locked(out):
         claim(config)
-        (out / "logs").mkdir(exist_ok=True)
-        with servers.reward(config, out / "logs" / "reward_server.log") as urls:
+        (out / LOGS).mkdir(exist_ok=True)
+        with servers.reward(config, out / LOGS / "reward_server.log") as urls:
             return run_claimed(config, urls, servers)
 
 
@@ -96,14 +87,15 @@ def run_claimed(config: TrainConfig, urls: list[str], servers: launch.Servers) -
     facts = {"pool_sha256": pool.sha256, "model_sha256": _model_hash(config), **rules}
     record_manifest(out, facts)
     with (
-        servers.critic(config, world_size(config)) as critic_url,
+        servers.critic(config, world_size(config)) as critic,
         servers.rollout(config, model_folder(config)) as rollout_urls,
     ):
+        addresses = launch.Addresses(urls, rollout_urls, critic)
         if world_size(config) > 1 and "WORLD_SIZE" not in os.environ:
-            return launch.run_ranks(out, world_size(config), urls, critic_url, rollout_urls)
+            return launch.run_ranks(out, world_size(config), addresses)
         from recipes.rank import run_rank
 
-        run_rank(config, urls, critic_url, rollout_urls)
+        run_rank(config, addresses)
         return EXIT_DONE
 
 
@@ -135,27 +127,14 @@ def check(config: TrainConfig, elsewhere: Elsewhere | None = None) -> None:
     job_end(os.environ)
     _check_shaping(config)
     for key, value, allowed in (
-        ("actor", config.actor.name, tuple(LIMITS)),
         ("reward.match", config.reward.match, ("equivalent", "exact")),
         ("blend.by", config.blend.by, BY),
     ):
         if value not in allowed:
             raise ConfigError(f"{key}={value} is not allowed. Allowed: {', '.join(allowed)}.")
     check_model(config)
-    if config.prompts_per_step % config.updates_per_rollout:
-        raise ConfigError(
-            f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
-            f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
-        )
-    limits = LIMITS[config.actor.name]
-    if elsewhere is None:
-        check_environment(config.actor.name)
-    limits.check_settings(config.actor, elsewhere and elsewhere.machine)
     world = world_size(config) if elsewhere is None else elsewhere.world
-    check_batch(
-        config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout,
-        world // (config.actor.tensor_parallel * config.actor.pipeline_parallel),
-    )
+    check_actor(config, world, elsewhere and elsewhere.machine)
     outside = int(os.environ.get("WORLD_SIZE", "1"))
     if elsewhere is None and "WORLD_SIZE" in os.environ and world != outside:
         tensor, pipeline = config.actor.tensor_parallel, config.actor.pipeline_parallel
@@ -164,14 +143,7 @@ def check(config: TrainConfig, elsewhere: Elsewhere | None = None) -> None:
             f"{world // (tensor * pipeline)} = {world}, but the launcher started {outside} ranks."
         )
     if config.model.name != "tiny":
-        if config.model.hub_id is not None:
-            check_published(model_folder(config), config.model.hub_id, config.model.shape)
         check_model_folder(model_folder(config), config.actor.tensor_parallel, config.actor.pipeline_parallel)
-        limits.check_layers(config.actor, read_model_config(model_folder(config)))
-    else:
-        tiny = {**TINY_SHAPE, "vocab_size": TINY_VOCABULARY}
-        check_shape(tiny, config.actor.tensor_parallel, config.actor.pipeline_parallel, "model=tiny")
-        limits.check_layers(config.actor, tiny)
     if config.data is not None and not Path(config.data).is_dir():
         raise ConfigError(
             f"data={config.data} does not exist. Make a pool with `crossthink prep out={config.data} ...`."
@@ -266,16 +238,8 @@ def _rules(config: TrainConfig, urls: list[str]) -> dict[str, Any]:
     Raises:
         UserError: none can be reached, they disagree, or they judge by another match than the config asks for.
     """
-    reward = config.reward
-    with launch.reward_client(reward, urls) as client:
-        # At the start a wrong address is more likely than an outage.
-        facts = launch.rules_facts(client.rules_info(patience_s=min(reward.deadline_s, reward.outage_limit_s)))
-    if reward.match != RewardConfig.match and facts.get("match") != reward.match:
-        raise UserError(
-            f"reward.match={reward.match} is the rule of the run's own server, and the servers in reward.url judge by "
-            f"match={facts.get('match')}. Start them with match={reward.match}, or drop reward.match=."
-        )
-    return facts
+    with launch.reward_client(config.reward, urls) as client:
+        return launch.rules_of(config.reward, client)
 
 
 def _model_hash(config: TrainConfig) -> str:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossthink.errors import ConfigError
 from crossthink.files import atomic_file
+from crossthink.procs import PORT_FILE
 
 BACKLOG = 2048
 """Connections that may wait while the server is busy or not yet warm."""
@@ -23,6 +24,16 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def check_listening(host: str, port: int, token: str | None) -> None:
+    """Refuse what no server may listen on. Raises ConfigError naming the key, its value and what is allowed."""
+    if not 0 <= port <= 65535:
+        raise ConfigError(f"port={port} is no TCP port: 0 to 65535.")
+    if token is not None and (not token.strip() or "/" in token):
+        raise ConfigError("token= is empty or has a '/', which a path token cannot: leave it out, or set a secret.")
+    if token is None and not is_loopback(host):
+        raise ConfigError(f"host={host} can be reached by others: set token=SECRET, or use host=127.0.0.1.")
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -51,7 +62,7 @@ def bind(host: str, port: int) -> socket.socket:
 def announce(listener: socket.socket, host: str) -> str:
     """Write the port to the file that `CROSSTHINK_PORT_FILE` names, if any. Returns the server's URL."""
     port = listener.getsockname()[1]
-    if path := os.environ.get("CROSSTHINK_PORT_FILE"):
+    if path := os.environ.get(PORT_FILE):
         with atomic_file(Path(path)) as handle:
             handle.write(f"{port}\n")
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import math
-import os
 import socket
 import subprocess
 from dataclasses import replace
@@ -14,12 +13,12 @@ import uvicorn
 
 from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError, UserError
-from crossthink.procs import die_with_parent, stop
+from crossthink.procs import die_with_told_parent, stop
 from crossthink.secret import read_secret
 from reward_server import logs, shaping, triton_child
 from reward_server.app import create_app
 from reward_server.guard import GuardedProtocol
-from reward_server.listening import BACKLOG, announce, bind, end_cleanly, is_loopback
+from reward_server.listening import BACKLOG, announce, bind, check_listening, end_cleanly, is_loopback
 from reward_server.verdicts import MATCHES
 
 GC_THRESHOLD = (5_000, 10, 10)
@@ -32,7 +31,6 @@ _LEAST = {
     "max_response_chars": 1,
     "max_queue": 1,
     "drain_s": 0,
-    "port": 0,
 }
 
 
@@ -46,8 +44,7 @@ def run(config: ServeRewardConfig) -> None:
         ConfigError: before anything starts, for a value out of range, a port in use, or an address that others can
             reach without a token.
     """
-    if parent := os.environ.get("CROSSTHINK_PARENT"):
-        die_with_parent(int(parent))
+    die_with_told_parent()
     config = replace(config, token=read_secret(config.token))
     check(config)
     logs.configure()
@@ -67,16 +64,11 @@ def check(config: ServeRewardConfig) -> None:
     for key, least in _LEAST.items():
         if getattr(config, key) < least:
             raise ConfigError(f"{key}={getattr(config, key)} is too small: at least {least}.")
-    if config.port > 65535:
-        raise ConfigError(f"port={config.port} is no TCP port: 0 to 65535.")
     if not config.deadline_s > 0:
         raise ConfigError(f"deadline_s={config.deadline_s} must be above 0.")
     if config.invalid_as is not None and not math.isfinite(config.invalid_as):
         raise ConfigError(f"invalid_as={config.invalid_as} is no finite number.")
-    if config.token is not None and (not config.token.strip() or "/" in config.token):
-        raise ConfigError("token= is empty or has a '/', which a path token cannot: leave it out, or set a secret.")
-    if config.token is None and not is_loopback(config.host):
-        raise ConfigError(f"host={config.host} can be reached by others: set token=SECRET, or use host=127.0.0.1.")
+    check_listening(config.host, config.port, config.token)
     triton_child.check(config, not is_loopback(config.host))
 
 

@@ -8,6 +8,7 @@ import sys
 
 from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError
+from crossthink.procs import PARENT, PORT_FILE
 
 
 def check(config: ServeRewardConfig, host_is_open: bool) -> None:
@@ -42,8 +43,8 @@ def start(config: ServeRewardConfig, port: int) -> subprocess.Popen | None:
     words += ["--host", config.host, "--port", str(pytriton.port), "--model", pytriton.model]
     words += ["--allow-open"] if pytriton.allow_open else []
     words += [] if config.invalid_as is None else ["--invalid-as", str(config.invalid_as)]
-    environment = {**os.environ, "CROSSTHINK_PARENT": str(os.getpid())}
-    environment.pop("CROSSTHINK_PORT_FILE", None)
+    environment = {**os.environ, PARENT: str(os.getpid())}
+    environment.pop(PORT_FILE, None)
     if config.token is not None:
         environment["CROSSTHINK_TOKEN"] = config.token
     return subprocess.Popen([sys.executable, "-m", "reward_server.protocols.aligner_server", *words], env=environment)

@@ -18,13 +18,15 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from crossthink.errors import EXIT_DONE, EXIT_RESUMABLE
 from crossthink.files import atomic_file, write_json
+from recipes.run_files import LOGS
 
 ATTEMPT = "CROSSTHINK_ATTEMPT"
 CLUSTER = "cluster"
@@ -39,6 +41,8 @@ SETTINGS = "cluster.yaml"
 SUBMISSION = "submission.json"
 OUTCOMES = "outcomes.jsonl"
 FINISHED = "finished"
+NEAR_S = 5.0
+"""Seconds between two ends whose order does not count: watchers look twice a second, and the nodes' clocks differ."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,11 @@ class End:
     followed: bool = False
     said: str = ""
 
+    @property
+    def is_of_rank(self) -> bool:
+        """Whether it is of a rank of actor or critic, not of a server that is started again."""
+        return self.task.startswith(("rank_", "critic_"))
+
 
 @dataclass(frozen=True)
 class Attempt:
@@ -82,21 +91,34 @@ class Attempt:
         folder = Path(os.environ[ATTEMPT])
         return cls(folder.parents[2], folder.name)
 
+    @classmethod
+    def current(cls, run: Path) -> Attempt | None:
+        """The newest attempt of a run; None before the first."""
+        path = run / CLUSTER / CURRENT
+        return cls(run, path.read_text("utf-8").strip()) if path.is_file() else None
+
     @property
     def folder(self) -> Path:
         return self.run / CLUSTER / ATTEMPTS / self.name
 
     @property
     def logs(self) -> Path:
-        return self.run / "logs" / self.name
+        return self.run / LOGS / self.name
+
+    def log(self, task: str) -> Path:
+        """Where what a task's server or rank says is appended."""
+        return self.logs / f"{task}.log"
 
     def is_current(self) -> bool:
         """Whether no later attempt has begun."""
-        current = self.run / CLUSTER / CURRENT
-        return not current.is_file() or current.read_text("utf-8").strip() == self.name
+        return Attempt.current(self.run) in (None, self)
 
     def is_over(self) -> bool:
         return (self.folder / OVER).exists()
+
+    def is_wanted(self) -> bool:
+        """Whether its servers are needed still: its ranks have not ended, and no later attempt has begun."""
+        return self.is_current() and not self.is_over()
 
     def must_stop(self) -> bool:
         return (self.folder / STOP).exists()
@@ -122,10 +144,28 @@ class Attempt:
 
     def failure_of(self, role: str) -> str | None:
         """Which task of this role has failed, in a few words; None: none."""
-        for end in self.ends():
-            if end.task.startswith(f"{role}_") and end.code not in (EXIT_DONE, EXIT_RESUMABLE):
-                return f"{end.task} on {end.node} ended with code {end.code}"
+        first = first_failure([end for end in self.ends() if end.task.startswith(f"{role}_")])
+        return None if first is None else f"{first.task} on {first.node} ended with code {first.code}"
+
+
+def first_failure(ends: Sequence[End]) -> End | None:
+    """The end that the other failures followed; None where no task has failed by itself.
+
+    A server's counts where no rank has failed, for rank 0 says what a server said. A hang goes before all else: its
+    watcher waited long for it. Then the earliest counts, or one by a signal at about the same time, which a broken
+    connection never explains. SIGABRT is how NCCL and glibc end a process that has met an error.
+
+    Args:
+        ends: in the order of time.
+    """
+    failed = [end for end in ends if not end.followed and end.code not in (EXIT_DONE, EXIT_RESUMABLE)]
+    failed = [end for end in failed if end.is_of_rank] or failed
+    if not failed:
         return None
+    if hung := [end for end in failed if end.hung]:
+        return hung[0]
+    near = (end for end in failed if end.time - failed[0].time <= NEAR_S)
+    return next((end for end in near if end.code < 0 and end.code != -signal.SIGABRT), failed[0])
 
 
 @dataclass(frozen=True)

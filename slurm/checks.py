@@ -17,8 +17,8 @@ from recipes import train
 from recipes.actors.mcore.limits import Machine
 from recipes.nodes import check_nodes
 from slurm import scheduler
-from slurm.limits import seconds_of
-from slurm.parts import components
+from slurm.parts import components, gpus_of
+from slurm.time_limit import seconds_of
 
 SHARED = (
     "nfs", "nfs4", "lustre", "gpfs", "beegfs", "ceph", "glusterfs", "wekafs", "panfs", "pvfs2", "orangefs", "cifs",
@@ -63,6 +63,12 @@ def check_config(config: SubmitConfig) -> None:
         raise ConfigError(
             f"actor.tensor_parallel={actor.tensor_parallel} is more than nodes.gpus_per_node={nodes.gpus_per_node}: "
             "tensor parallelism across nodes would wait for the network in every layer. Use actor.pipeline_parallel."
+        )
+    asked = gpus_of(cluster.gres)
+    if asked not in (0, nodes.gpus_per_node):
+        raise ConfigError(
+            f"cluster.gres={cluster.gres} asks for {asked} GPUs a node, and nodes.gpus_per_node={nodes.gpus_per_node} "
+            "uses another number. Give both the same."
         )
     gpus = cluster.gres is not None
     train.check(config, train.Elsewhere(world, Machine(cuda=gpus, transformer_engine=gpus, apex=gpus)))

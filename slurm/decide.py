@@ -2,9 +2,12 @@
 
 - The ranks ended with 0: the run is finished.
 - With 75 (told to stop, the job's end, no rollout servers): it goes on.
-- A rank was ended by a signal, hung, or vanished: it goes on, at most `cluster.retries` times without a new checkpoint.
-  A node to which that happened `cluster.bad_node_failures` times is left out.
+- A rank was ended by a signal, hung, or vanished: it goes on. A node to which that happened
+  `cluster.bad_node_failures` times is left out.
 - A rank failed with an error of its own: the run ends with that rank's code.
+
+A run that goes on is given up when it has been tried again `cluster.retries` times in a row for the same cause, machine
+or stop, without a new checkpoint.
 
 Ranks fail together. The earliest end that has a cause of its own counts, not the broken connections that follow.
 """
@@ -13,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import time
 from collections import Counter
@@ -24,14 +26,23 @@ from pathlib import Path
 from conf.cluster import ClusterConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, EXIT_USAGE
 from crossthink.files import atomic_file
+from recipes.run_files import newest_step
 from recipes.run_folder import read_config
-from slurm.attempt import CLUSTER, FINISHED, Attempt, End, Outcome, outcomes, submitted_jobs, write_outcome
+from slurm.attempt import (
+    CLUSTER,
+    FINISHED,
+    Attempt,
+    End,
+    Outcome,
+    first_failure,
+    outcomes,
+    submitted_jobs,
+    write_outcome,
+)
 from slurm.settings import read_cluster
 
 SIGNALLED = 128
 """Exit codes above it are srun's for tasks that a signal ended."""
-NEAR_S = 5.0
-"""Seconds between two ends whose order does not count: watchers look twice a second, and the nodes' clocks differ."""
 GO_ON, STOP = "go-on", "stop"
 
 
@@ -53,15 +64,14 @@ def cause_of(code: int, ends: Sequence[End], ranks: int) -> Cause:
         ends: what their tasks wrote down, in the order of time.
         ranks: how many there are.
     """
-    mine = [end for end in ends if end.task.startswith(("rank_", "critic_"))]
-    failed = [end for end in mine if not end.followed and end.code not in (EXIT_DONE, EXIT_RESUMABLE)]
+    mine = [end for end in ends if end.is_of_rank]
+    first = first_failure(mine)
     lost = ranks - sum(end.task.startswith("rank_") for end in mine)
-    if code == EXIT_DONE and not failed and not lost:
+    if code == EXIT_DONE and first is None and not lost:
         return Cause(EXIT_DONE, "done")
-    hung = [end for end in failed if end.hung]
-    if hung:  # all wait for one, and nobody can tell for which
-        return Cause(EXIT_RESUMABLE, "machine", said=f"{len(hung)} ranks gave no sign of life. {hung[0].said}")
-    first = _first(failed) if failed else None
+    if first is not None and first.hung:  # all wait for one, and nobody can tell for which
+        hung = sum(end.hung for end in mine)
+        return Cause(EXIT_RESUMABLE, "machine", said=f"{hung} ranks gave no sign of life. {first.said}")
     if first is not None and first.code < 0:
         said = f"{first.task} was ended by signal {-first.code}. {first.said}"
         return Cause(EXIT_RESUMABLE, "machine", first.node, said)
@@ -74,13 +84,6 @@ def cause_of(code: int, ends: Sequence[End], ranks: int) -> Cause:
     if code == EXIT_DONE or code > SIGNALLED:  # 0 is srun's for a step whose only node died
         return Cause(EXIT_RESUMABLE, "machine", said=f"srun ended with {code}, and no rank wrote down why.")
     return Cause(code, "error", said=f"srun ended with {code}, and no rank wrote down why.")
-
-
-def _first(failed: Sequence[End]) -> End:
-    """The end that the others followed: the earliest, or one by a signal at about the same time, which a broken
-    connection never explains. SIGABRT is how NCCL and glibc end a process that has met an error."""
-    near = (end for end in failed if end.time - failed[0].time <= NEAR_S)
-    return next((end for end in near if end.code < 0 and end.code != -signal.SIGABRT), failed[0])
 
 
 def outcome_of(attempt: str, cause: Cause, step: int, before: Sequence[Outcome], cluster: ClusterConfig) -> Outcome:
@@ -123,13 +126,6 @@ def bad_nodes(found: Sequence[Outcome], cluster: ClusterConfig) -> list[str]:
     failures = Counter(one.node for one in found if one.cause == "machine" and one.node)
     bad = {node for node, count in failures.items() if count >= cluster.bad_node_failures}
     return sorted(bad | set(cluster.exclude))
-
-
-def newest_step(run: Path) -> int:
-    """The step of the newest checkpoint; 0 where there is none."""
-    latest = run / "checkpoints" / "latest"
-    found = re.search(r"\d+", latest.read_text("utf-8")) if latest.is_file() else None
-    return int(found[0]) if found else 0
 
 
 def main(words: Sequence[str]) -> int:

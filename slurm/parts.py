@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conf.cluster import ClusterConfig, SubmitConfig
+from recipes.nodes import has_critic_server, own_rollout_servers
 
 
 @dataclass(frozen=True)
@@ -71,16 +72,22 @@ def tasks(config: SubmitConfig) -> list[Tasks]:
         found.append(
             Tasks("reward", roles.index("reward") if own else 0, nodes.reward or 1, nodes.reward or 1, not own)
         )
-    if config.rollout.servers and not config.rollout.url:
+    if servers := own_rollout_servers(config):
         own = "rollout" in roles
-        over = nodes.rollout if own else min(nodes.actor, config.rollout.servers)
-        found.append(Tasks("rollout", roles.index("rollout") if own else 0, over, config.rollout.servers, not own))
+        over = nodes.rollout if own else min(nodes.actor, servers)
+        found.append(Tasks("rollout", roles.index("rollout") if own else 0, over, servers, not own))
     ranks = nodes.actor * nodes.gpus_per_node
-    if config.algorithm.name == "ppo" and config.actor.name == "aligner":
+    if has_critic_server(config):
         found.append(Tasks("critic", 0, nodes.actor, ranks, True))
     # Everything else on the actor's nodes overlaps with the ranks, which therefore may not ask for them alone.
     found.append(Tasks("rank", 0, nodes.actor, ranks, any(one.component == 0 for one in found)))
     return found
+
+
+def gpus_of(gres: str | None) -> int:
+    """GPUs of a node that a list of generic resources asks for: gpu, gpu:8, gpu:h100:8."""
+    words = [one.split(":") for one in (gres or "").split(",")]
+    return sum(int(count[-1]) if count[-1:] and count[-1].isdigit() else 1 for kind, *count in words if kind == "gpu")
 
 
 def mounts(config: SubmitConfig, run: str) -> list[str]:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 from crossthink.errors import EXIT_DONE, UserError
-from crossthink.procs import die_with_parent
+from crossthink.procs import die_with_told_parent
 from recipes import train
-from recipes.own_server import PARENT
 from recipes.run_folder import read_config
 from recipes.signs_of_life import show_stack_when_asked
 from slurm.attempt import Attempt
@@ -20,7 +18,7 @@ from slurm.settings import read_cluster
 
 def main() -> int:
     """Entry: `python -m slurm.rank RUN`. Returns the exit code of training."""
-    die_with_parent(int(os.environ[PARENT]))
+    die_with_told_parent()
     show_stack_when_asked()
     run = Path(sys.argv[1])
     config = read_config(run)

@@ -13,6 +13,7 @@ import jinja2
 
 from conf.cluster import ClusterConfig, SubmitConfig
 from crossthink.errors import ConfigError
+from recipes.run_files import LOGS
 from slurm.parts import Component, Tasks, components, mounts, python_of, tasks
 
 TEMPLATE = Path(__file__).parent / "templates" / "job.sh.j2"
@@ -54,7 +55,6 @@ def render(config: SubmitConfig) -> str:
     environment.filters["quote"] = shlex.quote
     values: dict[str, Any] = {
         "run": config.out,
-        "job_name": job_name(config),
         "components": [
             [_directive(option) for option in _sbatch(config, part, first=not number)]
             for number, part in enumerate(parts)
@@ -111,7 +111,7 @@ def _sbatch(config: SubmitConfig, part: Component, first: bool) -> list[str]:
     if first:
         found += [
             f"--signal=B:USR1@{cluster.signal_s}",
-            f"--output={config.out.replace('%', '%%')}/logs/slurm-%j.out",
+            f"--output={config.out.replace('%', '%%')}/{LOGS}/slurm-%j.out",
             "--open-mode=append",
         ]
     return found

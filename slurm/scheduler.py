@@ -1,4 +1,4 @@
-"""What SLURM's own commands say and do. Nothing else of the project calls them."""
+"""What SLURM's own commands say and do where `submit` and `status` run; the batch script calls its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossthink.errors import UserError
-from slurm.limits import seconds_of
+from slurm.time_limit import seconds_of
 
 LIMIT_S = 60.0
 """Seconds for an answer: a controller under load takes some."""

@@ -10,8 +10,9 @@ from pathlib import Path
 
 from conf.train import TrainConfig
 from crossthink.errors import UserError
-from recipes.own_critic import is_wanted as critic_is_wanted
-from slurm.attempt import Attempt, polls
+from recipes.nodes import has_critic_server, own_rollout_servers
+from recipes.own_critic import Critic
+from slurm.attempt import ENDS, Attempt, polls
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,16 @@ class PublishedServers:
     @contextlib.contextmanager
     def rollout(self, config: TrainConfig, model: Path) -> Iterator[list[str]]:
         """See `Servers.rollout`."""
-        yield list(config.rollout.url) or self._wait("rollout", config.rollout.servers)
+        yield self._wait("rollout", own_rollout_servers(config)) or list(config.rollout.url)
 
     @contextlib.contextmanager
-    def critic(self, config: TrainConfig, world: int) -> Iterator[str | None]:
+    def critic(self, config: TrainConfig, world: int) -> Iterator[Critic | None]:
         """See `Servers.critic`."""
-        yield self._wait("critic", 1)[0] if critic_is_wanted(config) else None
+        if not has_critic_server(config):
+            yield None
+            return
+        [url] = self._wait("critic", 1)
+        yield Critic(url, str(self.now.log("critic_0")))
 
     def _wait(self, role: str, count: int) -> list[str]:
         """The addresses of all servers of a kind.
@@ -60,7 +65,7 @@ class PublishedServers:
             for end in self.now.ends():
                 if end.task in missing:
                     raise UserError(f"{end.task} on {end.node} did not start: {end.said}")
-            step = self.now.folder / "ends" / f"{role}.code"
+            step = self.now.folder / ENDS / f"{role}.code"
             if step.is_file():
                 raise UserError(
                     f"The srun of {role} ended with code {step.read_text().strip()} before {missing[0]} answered: "

@@ -11,11 +11,10 @@ from pathlib import Path
 
 from conf.cluster import StatusConfig
 from crossthink.errors import EXIT_DONE, ConfigError, UserError
-from recipes.run_files import METRICS, read_lines
+from recipes.run_files import METRICS, newest_step, read_lines
 from recipes.run_folder import CONFIG, read_config
 from slurm import scheduler
-from slurm.attempt import ATTEMPTS, CLUSTER, CURRENT, Attempt, Outcome, outcomes, submitted_jobs
-from slurm.decide import newest_step
+from slurm.attempt import ATTEMPTS, CLUSTER, Attempt, Outcome, first_failure, outcomes, submitted_jobs
 from slurm.scheduler import Job
 
 RECENT = 10
@@ -82,13 +81,13 @@ def status(folder: Path) -> Status:
     config = read_config(folder) if folder.is_dir() else None
     if config is None:
         raise ConfigError(f"run={folder} is no run folder: it has no {CONFIG}.")
-    lines = list(read_lines(folder / METRICS)) if (folder / METRICS).is_file() else []
+    lines = read_lines(folder / METRICS)
     recent = lines[-RECENT:]
     seconds = [line["seconds"]["total"] for line in recent]
     step = lines[-1]["step"] if lines else 0
     step_s = statistics.median(seconds) if seconds else None
-    current = folder / CLUSTER / CURRENT
-    now = current.read_text("utf-8").strip() if current.is_file() else None
+    current = Attempt.current(folder)
+    now = None if current is None else current.name
     decided = outcomes(folder)
     jobs, unasked = _jobs(folder)
     return Status(
@@ -129,14 +128,10 @@ def _taken(folder: Path, decided: set[str], now: str | None) -> list[str]:
 
 def first_error(folder: Path) -> str | None:
     """What went wrong first in the attempt under way, else in the last one, in the words of the task that failed."""
-    current = folder / CLUSTER / CURRENT
-    decided = outcomes(folder)
-    if current.is_file():
-        attempt = Attempt(folder, current.read_text("utf-8").strip())
-        failed = [end for end in attempt.ends() if not end.followed and end.code not in (0, 75)]
-        if failed:
-            return f"{failed[0].task} on {failed[0].node} ended with {failed[0].code}: {failed[0].said}"
-    bad = [one for one in decided if one.cause in ("machine", "error", "limit")]
+    current = Attempt.current(folder)
+    if current is not None and (first := first_failure(current.ends())):
+        return f"{first.task} on {first.node} ended with {first.code}: {first.said}"
+    bad = [one for one in outcomes(folder) if one.cause in ("machine", "error", "limit")]
     return f"attempt {bad[-1].attempt}: {bad[-1].cause}. {bad[-1].said}" if bad else None
 
 
@@ -159,7 +154,7 @@ def as_text(found: Status) -> str:
         lines.append(f"attempt   {one.attempt}: {one.cause}{node}, saved step {one.step}, code {one.code}")
     lines += [f"attempt   {name}: taken back by SLURM (requeue, preemption, a lost node)" for name in found.taken]
     if found.attempt is not None and all(one.attempt != found.attempt for one in found.attempts):
-        lines.append(f"attempt   {found.attempt}: under way; logs in {found.run}/logs/{found.attempt}")
+        lines.append(f"attempt   {found.attempt}: under way; logs in {Attempt(Path(found.run), found.attempt).logs}")
     if found.error is not None:
         lines.append("error     " + found.error[-SAID:].replace("\n", "\n          "))
     return "\n".join(lines)

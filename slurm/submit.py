@@ -15,7 +15,8 @@ from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, ConfigError, UserError
 from crossthink.files import atomic_file, write_json
 from crossthink.secret import FROM_FILE
-from recipes.nodes import with_servers
+from recipes.nodes import own_rollout_servers, with_servers
+from recipes.run_files import LOGS
 from recipes.run_folder import CONFIG, claim, locked
 from slurm import checks, scheduler
 from slurm.attempt import CLUSTER, FINISHED, SCRIPT, SECRET, SUBMISSION, submitted_jobs
@@ -50,7 +51,7 @@ def run(config: SubmitConfig, dry_run: bool = False) -> int:
     ids = _submit(config, script)
     chained = f" and {len(ids) - 1} behind it" if len(ids) > 1 else ""
     print(
-        f"submitted job {ids[0]}{chained}: `crossthink status run={config.out}`; logs in {Path(config.out) / 'logs'}",
+        f"submitted job {ids[0]}{chained}: `crossthink status run={config.out}`; logs in {Path(config.out) / LOGS}",
         file=sys.stderr,
     )
     return EXIT_DONE
@@ -77,7 +78,7 @@ def settled(config: SubmitConfig) -> SubmitConfig:
     secret = f"{FROM_FILE}{out / CLUSTER / SECRET}"
     if not config.reward.url:
         config = replace(config, reward=replace(config.reward, token=secret))
-    if config.rollout.servers and not config.rollout.url:
+    if own_rollout_servers(config):
         config = replace(config, rollout=replace(config.rollout, token=secret))
     return config
 
@@ -114,7 +115,7 @@ def _submit(config: SubmitConfig, script: str) -> list[str]:
         is_new = not (out / CONFIG).exists()
         claim(training(config))
         (out / CLUSTER).mkdir(exist_ok=True)
-        (out / "logs").mkdir(exist_ok=True)
+        (out / LOGS).mkdir(exist_ok=True)
         write_cluster(out, config.cluster)
         _write_secret(out / CLUSTER / SECRET)
         with atomic_file(out / CLUSTER / SCRIPT) as handle:
@@ -127,7 +128,7 @@ def _submit(config: SubmitConfig, script: str) -> list[str]:
             except UserError:
                 if is_new and not ids:  # nothing stays of a run that was never queued
                     shutil.rmtree(out / CLUSTER)
-                    (out / "logs").rmdir()
+                    (out / LOGS).rmdir()
                     (out / CONFIG).unlink()
                 raise
             write_json(out / CLUSTER / SUBMISSION, {"jobs": ids, "time": time.time(), "cluster": config.cluster.name})

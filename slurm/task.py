@@ -27,7 +27,7 @@ from recipes.nodes import server_gpus
 from recipes.own_server import Address, OwnRewardServer, OwnRolloutServer, OwnServer
 from recipes.run_folder import model_folder, read_config
 from slurm.attempt import CLUSTER, SECRET, Attempt, End, polls
-from slurm.places import index, local_index, node, tasks_here
+from slurm.places import index, local_index, node, threads
 from slurm.settings import read_cluster
 from slurm.watch import Watched, watch
 
@@ -67,14 +67,14 @@ def serve(role: str, run: Path, now: Attempt) -> int:
     name, cluster = f"{role}_{index()}", read_cluster(run)
     config = read_config(run)
     assert config is not None
-    log = now.logs / f"{name}.log"
+    log = now.log(name)
     if role == "rollout":
         wait_for_model(config, now)
     with make_server(role, config, cluster, log) as server:
         now.publish(name, server.url)
         print(f"{name} on {server.url}", flush=True)
         for _ in polls():
-            if now.is_over() or not now.is_current():
+            if not now.is_wanted():
                 break
     now.ended(End(name, node(), 0, time.time(), followed=True))
     return 0
@@ -86,11 +86,8 @@ def make_server(role: str, config: TrainConfig, cluster: ClusterConfig, log: Pat
     address = Address(address_of(cluster), run / CLUSTER / SECRET)
     if role == "reward":
         return OwnRewardServer(config.reward, log, address)
-    gpus = server_gpus(config)
-    threads = cluster.cpus_per_task or max(1, (os.cpu_count() or 1) // tasks_here())
-    return OwnRolloutServer(
-        config, model_folder(config), log, threads, address, own_gpus(os.environ, local_index(), gpus)
-    )
+    gpus = own_gpus(os.environ, local_index(), server_gpus(config))
+    return OwnRolloutServer(config, model_folder(config), log, threads(cluster), address, gpus)
 
 
 def own_gpus(environment: dict[str, str] | os._Environ, place: int, count: int) -> dict[str, str]:
@@ -116,7 +113,7 @@ def wait_for_model(config: TrainConfig, now: Attempt) -> None:
     """Until the tokenizer's folder is there: rank 0 makes that of model=tiny."""
     if config.model.path is None:
         for _ in polls():
-            if model_folder(config).is_dir() or now.is_over() or not now.is_current():
+            if model_folder(config).is_dir() or not now.is_wanted():
                 return
 
 

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.cluster import ClusterConfig
-from recipes.own_server import PARENT, tail
+from crossthink.procs import PARENT
+from recipes.machine import THREADS
+from recipes.own_server import tail
 from recipes.rendezvous import HOST, RENDEZVOUS
 from recipes.signs_of_life import ALIVE_FD, SHOW_STACK
 from slurm.attempt import Attempt, End
 from slurm.critic import critic_environment, keep_critic
-from slurm.places import index, local_index, node, tasks_here
+from slurm.places import index, local_index, node, tasks_here, threads
 
 POLL_S = 0.5
 GRACE_S = 20.0
@@ -53,7 +55,7 @@ class Watched:
 
     @property
     def log(self) -> Path:
-        return self.now.logs / f"{self.task}.log"
+        return self.now.log(self.task)
 
 
 def watch(watched: Watched) -> int:
@@ -109,13 +111,14 @@ def child_environment(watched: Watched, environment: dict[str, str], alive_fd: i
     """The environment of a rank: as this task's, without the launcher's words, with its place among the ranks."""
     kept = {name: value for name, value in environment.items() if not name.startswith(LAUNCHERS)}
     suffix = "" if watched.role == "rank" else f"_{watched.role}"
-    interface = watched.cluster.interface
+    cluster, interface = watched.cluster, watched.cluster.interface
     network = {} if interface is None else {"GLOO_SOCKET_IFNAME": interface, "NCCL_SOCKET_IFNAME": interface}
     return {
         "GOMP_SPINCOUNT": "10000",
         **kept,
         **network,
-        **(critic_environment(max(1, (os.cpu_count() or 1) // tasks_here())) if watched.role == "critic" else {}),
+        **({} if cluster.cpus_per_task is None else {THREADS: str(cluster.cpus_per_task)}),
+        **(critic_environment(watched.run, threads(cluster)) if watched.role == "critic" else {}),
         "RANK": str(index()),
         "WORLD_SIZE": environment["SLURM_STEP_NUM_TASKS"],
         "LOCAL_RANK": str(local_index()),

@@ -30,6 +30,8 @@ def test_base_install_alone(tmp_path: Path) -> None:
     run("crossthink", "prep", "sources=[math]", f"sources.math.path={rows}", "out=pool")
     assert (tmp_path / "pool" / "math.parquet").is_file()
     assert "pip install 'crossthink[train]'" in run("crossthink", "train", "recipe=tiny", "out=run", code=1).stderr
+    asked = run("crossthink", "eval", "endpoint=http://127.0.0.1:9/v1", "data=pool", "out=eval", code=1)
+    assert "pip install 'crossthink[eval]'" in asked.stderr
     run("crossthink", "doctor")
     judged = run("python", "-c", JUDGE)  # the server's log shares its stderr
     assert json.loads(judged.stdout.splitlines()[-1]) == ["correct", "wrong"]

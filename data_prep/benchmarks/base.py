@@ -1,11 +1,14 @@
-"""What every benchmark has: the facts of a `Source`, whether its questions may be shown, and `parse`."""
+"""What every benchmark has: the facts of a `Source`, its categories, whether it may be shown, and `parse`."""
 
 from __future__ import annotations
 
 import string
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from data_prep.files import data_files
+from data_prep.rows import Question
 from data_prep.sources.base import BadRow, Source
 
 LABELS = string.ascii_uppercase
@@ -22,13 +25,42 @@ class Benchmark(Source):
         gated: the Hugging Face Hub gives it only to those who accepted its terms.
         private: its authors ask that no question be published. Nothing we write may quote one.
         paper_rows: 0, as nobody trains on it.
-        files: where the rows lie on the hub; none is known for certain, so benchmarks are read from local files.
+        files: as in `Source`; none where the hub has no copy in this schema, so that only local files can be read.
+        categories: what of a question's `meta` an evaluation is broken down by.
+        overlaps: what is known of its questions that stand elsewhere, too; one sentence each.
     """
 
     gated: bool = False
     private: bool = False
     paper_rows: int = 0
     files: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    overlaps: tuple[str, ...] = ()
+
+    def local_files(self, path: Path) -> list[Path]:
+        """The files that `path`, one of what `find_benchmarks` found, stands for.
+
+        Raises:
+            UserError: it is no data file, or a folder without any.
+        """
+        return data_files(path)
+
+    def groups(self, question: Question) -> dict[str, str]:
+        """The named categories that the question is in; a category that its row leaves empty is absent."""
+        found = {name: str(question.meta.get(name, "")) for name in self.categories}
+        return {name: value for name, value in found.items() if value}
+
+    def describe(self) -> dict[str, Any]:
+        """The facts as JSON-ready values, for what an evaluation records. Those in `unverified` are hearsay."""
+        facts = super().describe()
+        shared = {name: facts[name] for name in ("hf_id", "split", "revision", "licence", "unverified")}
+        return {
+            **shared,
+            "expected_rows": self.expected_rows,
+            "gated": self.gated,
+            "private": self.private,
+            "overlaps": list(self.overlaps),
+        }
 
 
 def lettered(options: Any, field: str) -> tuple[tuple[str, str], ...]:

@@ -1,4 +1,8 @@
-"""MMLU-Pro: TIGER-Lab/MMLU-Pro, test. Multiple choice with 3 to 10 options, partly MMLU with more distractors."""
+"""MMLU-Pro: TIGER-Lab/MMLU-Pro, test. Multiple choice with 3 to 10 options, partly MMLU with more distractors.
+
+12,032 rows, MIT, open. The gold is the letter in `answer`. Unverified: revision and file, which several public projects
+pin so; the hub's rows were corrected more than once, so another revision may hold other golds.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +30,7 @@ class MmluPro(Benchmark):
             "mcq",
             text(raw, "question"),
             subject=text(raw, "category", nullable=True) if "category" in raw else "",
-            extra=extra(raw, id="question_id", src="src"),
+            extra=extra(raw, id="question_id", src="src", category="category"),
             options=options,
             gold_label=label,
             gold_text=dict(options)[label],
@@ -37,9 +41,13 @@ BENCHMARK = MmluPro(
     name="mmlu_pro",
     hf_id="TIGER-Lab/MMLU-Pro",
     split="test",
-    revision=None,
+    revision="b189ec765aa7ed75c8acfea42df31fdae71f97be",
     licence="MIT",
     domain="gpr",
     schema=("question", "options", "answer"),
     expected_rows=12_032,
+    files=("data/test-*.parquet",),
+    categories=("category",),
+    overlaps=("Partly built from MMLU's questions.",),
+    unverified=("revision", "files"),
 )

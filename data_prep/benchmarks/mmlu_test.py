@@ -1,4 +1,8 @@
-"""MMLU: cais/mmlu, test. Four-way multiple choice in 57 subjects."""
+"""MMLU: cais/mmlu, test. Four-way multiple choice in 57 subjects.
+
+14,042 rows, MIT, open. The gold is the choice that `answer` counts to. Unverified: revision and file, which several
+public projects pin so.
+"""
 
 from __future__ import annotations
 
@@ -30,9 +34,13 @@ BENCHMARK = MmluTest(
     name="mmlu_test",
     hf_id="cais/mmlu",
     split="test",
-    revision=None,
+    revision="c30699e8356da336a370243923dbaf21066bb9fe",
     licence="MIT",
     domain="gpr",
     schema=("question", "choices", "answer"),
     expected_rows=14_042,
+    files=("all/test-*.parquet",),
+    categories=("subject",),
+    overlaps=("MMLU-Pro is partly built from its questions.",),
+    unverified=("revision", "files"),
 )

@@ -1,4 +1,8 @@
-"""SuperGPQA: m-a-p/SuperGPQA. Evaluation data, though its split is called `train`. Up to 10 options."""
+"""SuperGPQA: m-a-p/SuperGPQA. Evaluation data, though its split is called `train`. Up to 10 options.
+
+26,529 rows, open. The gold is `answer_letter`; `answer` repeats that option's text. Unverified: revision and file,
+which several public projects pin so; the licence, where the authors' repository (ODC-By) and a card (MIT) disagree.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +23,7 @@ class SuperGpqa(Benchmark):
             "mcq",
             text(raw, "question"),
             subject=text(raw, "field", nullable=True) if "field" in raw else "",
-            extra=extra(raw, id="uuid", discipline="discipline", difficulty="difficulty"),
+            extra=extra(raw, id="uuid", discipline="discipline", field="field", difficulty="difficulty"),
             options=options,
             gold_label=label_among(raw["answer_letter"], options, "answer_letter"),
             gold_text=text(raw, "answer"),
@@ -30,9 +34,12 @@ BENCHMARK = SuperGpqa(
     name="supergpqa",
     hf_id="m-a-p/SuperGPQA",
     split="train",
-    revision=None,
+    revision="4430d4458112c7d4497fdcf94d7cc223313d6acf",
     licence="ODC-By (GitHub; a stored card says MIT)",
     domain="gpr",
     schema=("question", "options", "answer", "answer_letter"),
     expected_rows=26_529,
+    files=("SuperGPQA-all.jsonl",),
+    categories=("discipline", "difficulty"),
+    unverified=("revision", "files", "licence"),
 )

@@ -8,12 +8,11 @@ twice that in an all-reduce (Thakur et al. 2005; NCCL's bus bandwidth).
 
 from __future__ import annotations
 
-from recipes.checks import has_rollout_servers
 from recipes.models.families import ModelShape
-from recipes.planning.interface import Job, Traffic
+from recipes.planning.interface import Gpu, Job, Traffic
 from recipes.planning.job import stage_layers
-from recipes.planning.parameters import all_parameters
-from recipes.planning.weights import BYTES, FLOAT32, count, stage_parameters
+from recipes.planning.parameters import all_parameters, count
+from recipes.planning.weights import BYTES, FLOAT32, stage_parameters
 
 NODE, NETWORK = "node", "network"
 COLLECTIVE_LATENCY_S = 10e-6
@@ -37,20 +36,47 @@ def link(job: Job, group: str) -> str:
         job: what is planned.
         group: TP, DP, PP, or refit (the actor's first rank to all rollout servers).
     """
-    return NODE if _on_node(job, group) == _size(job, group) else NETWORK
+    if group == "refit":
+        return NODE if job.servers_share_gpus and job.world <= job.gpus_per_node else NETWORK
+    size, stride = _size_and_stride(job, group)
+    return NODE if ranks_on_node(size, stride, job.world, job.gpus_per_node) == size else NETWORK
 
 
 def bandwidth(job: Job, group: str) -> float:
     """Bytes/s at which a rank of the group sends, before any efficiency.
 
-    A ring over several nodes has one hop between two of them, over the adapters of all its ranks on a node. Pipeline
-    stages and a refit send from one GPU to another, over one adapter.
+    Pipeline stages and a refit send from one GPU to another, over one adapter.
     """
     assert job.gpu is not None
-    if link(job, group) == NODE:
-        return job.gpu.node_link
-    adapters = 1 if group in ("PP", "refit") else _on_node(job, group)
-    return min(job.gpu.node_link, adapters * job.gpu.network_link)
+    if group not in ("PP", "refit"):
+        return ring_bandwidth(job.gpu, *_size_and_stride(job, group), job.world, job.gpus_per_node)
+    return job.gpu.node_link if link(job, group) == NODE else job.gpu.network_link
+
+
+def ring_bandwidth(gpu: Gpu, size: int, stride: int, world: int, gpus_per_node: int) -> float:
+    """Bytes/s at which a rank of a ring sends, before any efficiency.
+
+    A ring over several nodes has one hop between two of them, over the adapters of all its ranks on a node.
+
+    Args:
+        gpu: of all ranks.
+        size: ranks of the ring.
+        stride: from one of them to the next.
+        world: ranks of the actor.
+        gpus_per_node: of a node.
+    """
+    here = ranks_on_node(size, stride, world, gpus_per_node)
+    return gpu.node_link if here == size else min(gpu.node_link, here * gpu.network_link)
+
+
+def ranks_on_node(size: int, stride: int, world: int, gpus_per_node: int) -> int:
+    """Ranks of a group on one node; all of them only where no group of the kind crosses from one node to the next.
+
+    Its arguments are those of `ring_bandwidth`.
+    """
+    if world <= gpus_per_node or gpus_per_node % (size * stride) == 0:
+        return size
+    return max(1, min(size - 1, gpus_per_node // stride))
 
 
 def layer_traffic(shape: ModelShape, positions: float, ranks: int, element: int) -> float:
@@ -103,8 +129,9 @@ def tensor_traffic(job: Job) -> list[Traffic]:
     actor = job.config.actor
     element = BYTES[actor.dtype]
     forward = max(stage_layers(job)) * layer_traffic(job.shape, positions_of_rank(job), job.tensor, element)
-    # Inputs of the two column-parallel products are gathered once more for the gradient of the weights.
-    again = forward / 4 if actor.sequence_parallel else 0.0
+    # Two of a layer's four halves of an all-reduce: both column-parallel products gather their input once more for
+    # the gradient of the weights (megatron-core 0.16.1, tensor_parallel/layers.py:483 and :522).
+    again = forward / 2 if actor.sequence_parallel else 0.0
     train = forward * (3 if actor.recompute == "full" else 2) + again
     found = [Traffic("train: activations", "TP", train, link(job, "TP"))]
     if passes := log_prob_passes(job):
@@ -150,27 +177,15 @@ def refit_traffic(job: Job) -> list[Traffic]:
         found.append(Traffic("refit: gather", "TP", ring(whole, job.tensor) / job.pipeline, link(job, "TP")))
     if job.pipeline > 1:
         found.append(Traffic("refit: broadcast", "PP", whole, link(job, "PP")))
-    if has_rollout_servers(job.config):
+    if job.served:
         found.append(Traffic("refit: to rollout servers", "refit", whole, link(job, "refit")))
     return found
 
 
-def _size(job: Job, group: str) -> int:
-    """Ranks of the group."""
+def _size_and_stride(job: Job, group: str) -> tuple[int, int]:
+    """Ranks of the group, and from one of them to the next."""
     return {
-        "TP": job.tensor,
-        "DP": job.data,
-        "PP": job.pipeline,
-        "refit": 1 + (job.rollout_gpus or (job.world if has_rollout_servers(job.config) else 0)),
+        "TP": (job.tensor, 1),
+        "DP": (job.data, job.tensor),
+        "PP": (job.pipeline, job.tensor * job.data),
     }[group]
-
-
-def _on_node(job: Job, group: str) -> int:
-    """Ranks of a group on one node; all of them only where no group of the kind crosses from one node to the next."""
-    if group == "refit":
-        return 1 if job.rollout_gpus or job.world > job.gpus_per_node else _size(job, group)
-    stride = {"TP": 1, "DP": job.tensor, "PP": job.tensor * job.data}[group]
-    size = _size(job, group)
-    if job.world <= job.gpus_per_node or job.gpus_per_node % (size * stride) == 0:
-        return size
-    return max(1, min(size - 1, job.gpus_per_node // stride))

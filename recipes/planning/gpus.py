@@ -6,7 +6,7 @@ from crossthink.errors import ConfigError
 from recipes.models.peaks import peak_tflops
 from recipes.planning.interface import Gpu
 
-GIB = 2**30
+GB, GIB = 1e9, 2**30
 
 # Memory: what torch reports as the device's total, in whole GiB; the driver has taken its part already. Bandwidths:
 # NVIDIA's data sheets of the A100 80GB SXM, H100 SXM, H200 SXM and HGX B200, which print NVLink in both directions
@@ -38,6 +38,11 @@ def gpu_of(name: str) -> Gpu | None:
     if name not in GPUS:
         raise ConfigError(f"gpu={name} is not allowed. Allowed: {', '.join(GPUS)}, {CPU}.")
     return GPUS[name]
+
+
+def host_seconds(gpu: Gpu, size: float, share: float) -> float:
+    """How long bytes take from a GPU to host memory, or back, at a share of the link's bandwidth."""
+    return size / (HOST_LINK[gpu.name] * share)
 
 
 def peak_flops(gpu: Gpu, number_format: str) -> float:

@@ -41,7 +41,7 @@ class Job:
         shape: the model's.
         gpu: of every actor and rollout node; None: CPUs.
         world: ranks of the actor.
-        rollout_gpus: of rollout nodes; 0: rollouts are generated on the actor's GPUs.
+        rollout_gpus: of rollout nodes; 0: none are set aside.
         gpus_per_node: of a node.
         prompt: tokens of a mean prompt.
         response: tokens of a mean response.
@@ -67,6 +67,33 @@ class Job:
     @property
     def data(self) -> int:
         return self.world // (self.tensor * self.pipeline)
+
+    @property
+    def servers(self) -> int:
+        """Rollout servers; 0: the actor's ranks generate. Those of `rollout.url` go before own ones, as in a run."""
+        return len(self.config.rollout.url) or self.config.rollout.servers
+
+    @property
+    def served(self) -> bool:
+        """Whether others than the actor's ranks generate."""
+        return self.servers > 0
+
+    @property
+    def servers_share_gpus(self) -> bool:
+        """Whether servers are on the actor's GPUs: own ones, unless nodes are set aside for them, or colocated ones."""
+        rollout = self.config.rollout
+        return self.served and not self.rollout_gpus and (rollout.colocated or not rollout.url)
+
+    @property
+    def generates_here(self) -> bool:
+        """Whether the actor's GPUs generate, by its ranks or by servers."""
+        return not self.served or self.servers_share_gpus
+
+    @property
+    def makes_room(self) -> bool:
+        """Whether the actor frees memory for generation, as `recipes.rl.step.room_for_rollouts` has it."""
+        needed = not self.served or self.config.rollout.colocated
+        return self.config.actor.offload and self.gpu is not None and needed
 
 
 @dataclass(frozen=True)
@@ -103,7 +130,7 @@ class PhaseTime:
     """How long a phase of a step takes.
 
     Attributes:
-        phase: as in metrics.jsonl: rollout, rewards, log_probs, train, refit.
+        phase: as in metrics.jsonl: rollout, reward, log_probs, values, train, refit.
         items: seconds of its parts, one after another (what overlaps is counted once).
         on: actor or rollout: whose GPUs it occupies.
     """

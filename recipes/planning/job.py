@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
-from typing import Any
 
 from conf.actor import ActorConfig
 from conf.plan import EfficiencyConfig, PlanConfig
 from crossthink.errors import ConfigError
-from recipes.actors.aligner import limits as aligner_limits
-from recipes.actors.mcore.limits import Machine, check_batch
+from recipes.actor_checks import check_actor
+from recipes.actors.mcore.limits import Machine
 from recipes.actors.mcore.pipeline import layers_of_stage
 from recipes.actors.mcore.precision import Precision, resolve_precision
-from recipes.actors.megatron import limits as megatron_limits
 from recipes.checks import check_algorithm, check_numbers, check_rollout
 from recipes.models.families import read_shape
-from recipes.models.model_folder import check_published, check_shape, read_model_config
-from recipes.models.tiny_shape import TINY_SHAPE, TINY_VOCABULARY
 from recipes.nodes import check_nodes, with_servers
 from recipes.planning.gpus import gpu_of, peak_flops
 from recipes.planning.interface import Gpu, Job
-
-LIMITS = {"megatron": megatron_limits, "aligner": aligner_limits}
-
-# What the shapes of conf/model/ leave out of config.json: both are Qwen2.5, whose files state these.
-_PUBLISHED = {"model_type": "qwen2", "rope_theta": 1e6}
 
 
 def make_job(config: PlanConfig) -> Job:
@@ -37,21 +27,16 @@ def make_job(config: PlanConfig) -> Job:
     check_numbers(config)
     _check_numbers(config)
     check_algorithm(config)
-    if config.actor.name not in LIMITS:
-        raise ConfigError(f"actor={config.actor.name} is not allowed. Allowed: {', '.join(LIMITS)}.")
-    gpu = gpu_of(config.gpu)
+    gpu, world = gpu_of(config.gpu), check_nodes(config)
+    there = gpu is not None  # and with it what the containers have
+    model, where = check_actor(config, world, Machine(there, there, there))
     precision = _precision(config.actor, gpu)
-    model, where = model_config(config)
-    world = check_nodes(config)
     data = world // (config.actor.tensor_parallel * config.actor.pipeline_parallel)
-    check_shape(model, config.actor.tensor_parallel, config.actor.pipeline_parallel, where)
-    LIMITS[config.actor.name].check_layers(config.actor, model)
-    check_batch(config.prompts_per_step * config.samples_per_prompt // config.updates_per_rollout, data)
     rollout_gpus = config.nodes.rollout * config.nodes.gpus_per_node
     config = with_servers(config)
     check_rollout(config)
     return Job(
-        config=replace(config, actor=decided(config.actor, precision, data, on_gpu=gpu is not None)),
+        config=replace(config, actor=decided(config.actor, precision, data, on_gpu=there)),
         shape=read_shape(model, where),
         gpu=gpu,
         world=world,
@@ -60,27 +45,6 @@ def make_job(config: PlanConfig) -> Job:
         prompt=config.mean_prompt_tokens,
         response=config.mean_response_tokens,
     )
-
-
-def model_config(config: PlanConfig) -> tuple[dict[str, Any], str]:
-    """The model's `config.json`, and what messages call it.
-
-    It comes from the folder in model.path, else from the published shape in conf/model/, or is the tiny model's.
-
-    Raises:
-        ConfigError: none of these is there, or the folder holds another model than the published one.
-    """
-    model = config.model
-    if model.path is not None:
-        folder = Path(model.path)
-        if model.hub_id is not None:
-            check_published(folder, model.hub_id, model.shape)
-        return read_model_config(folder), str(folder)
-    if model.name == "tiny":
-        return {**TINY_SHAPE, "vocab_size": TINY_VOCABULARY}, "model=tiny"
-    if not model.shape:
-        raise ConfigError("model.path= is missing. Give model=FOLDER, a Hugging Face folder; its config.json will do.")
-    return {**_PUBLISHED, **model.shape}, model.hub_id or model.name
 
 
 def decided(settings: ActorConfig, precision: Precision, data: int, *, on_gpu: bool) -> ActorConfig:
@@ -136,11 +100,6 @@ def _check_numbers(config: PlanConfig) -> None:
             raise ConfigError(f"{key}={value} is more than {most_key}={most}: a mean is at most the longest.")
     if config.length_spread > 3:
         raise ConfigError(f"length_spread={config.length_spread} is out of range: 0 to 3.")
-    if config.prompts_per_step % config.updates_per_rollout:
-        raise ConfigError(
-            f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
-            f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
-        )
     for key in EfficiencyConfig.__dataclass_fields__:
         value = getattr(config.efficiency, key)
         if key != "decode_overhead_ms" and not 0.01 <= value <= 1.0:
@@ -148,13 +107,12 @@ def _check_numbers(config: PlanConfig) -> None:
 
 
 def _precision(settings: ActorConfig, gpu: Gpu | None) -> Precision:
-    """Number formats on that hardware, where its containers' Transformer Engine and apex are."""
-    there = gpu is not None
-    if settings.name == "aligner":
-        aligner_limits.check_settings(settings, Machine(there, there, there))
-    else:
-        megatron_limits.check_settings(settings, Machine(there, there, there))
-    found = resolve_precision(settings, cuda=there, transformer_engine=there)
+    """Number formats on that hardware, where its containers' Transformer Engine is.
+
+    Raises:
+        ConfigError: the GPU lacks the format.
+    """
+    found = resolve_precision(settings, cuda=gpu is not None, transformer_engine=gpu is not None)
     if gpu is not None and found.fp8 != "off":
         peak_flops(gpu, "fp8")
     return found

@@ -1,10 +1,10 @@
-"""Long-tailed response lengths, and how full they keep an engine's batch: closed forms, no simulation."""
+"""Long-tailed response lengths, and how full they keep a server's batch: closed forms, no simulation."""
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from statistics import NormalDist
 
@@ -28,34 +28,39 @@ def response_lengths(mean: int, spread: float, longest: int, count: int) -> tupl
         return (longest,) * count
     factors = [math.exp(spread * NormalDist().inv_cdf((i + 0.5) / count)) for i in range(count)]
     # The median lies between the mean without a spread and one that puts everything at the cut.
-    low, high = 0.0, longest / factors[0]
+    median = where_reached(
+        lambda tried: sum(min(longest, tried * factor) for factor in factors), mean * count, longest / factors[0]
+    )
+    return tuple(max(1, min(longest, round(median * factor))) for factor in reversed(factors))
+
+
+def where_reached(rising: Callable[[float], float], wanted: float, high: float) -> float:
+    """The number between 0 and `high` from which on a rising function is at least `wanted`, found by halving."""
+    low = 0.0
     for _ in range(_BISECTIONS):
-        median = (low + high) / 2
-        if sum(min(longest, median * factor) for factor in factors) < mean * count:
-            low = median
-        else:
-            high = median
-    return tuple(max(1, min(longest, round(high * factor))) for factor in reversed(factors))
+        middle = (low + high) / 2
+        low, high = (middle, high) if rising(middle) < wanted else (low, middle)
+    return high
 
 
-def longest_share(lengths: Sequence[int], engines: int) -> list[int]:
-    """The samples of the engine that has the longest one, where samples are dealt by length.
+def longest_share(lengths: Sequence[int], servers: int) -> list[int]:
+    """The samples of the server that has the longest one, where samples are dealt by length.
 
     Args:
         lengths: of the whole batch, longest first.
-        engines: that share it equally.
+        servers: that share it equally.
     """
-    return list(lengths[::engines])
+    return list(lengths[::servers])
 
 
 def busy_steps(lengths: Sequence[int], slots: int) -> list[tuple[int, int]]:
-    """How long an engine has how many samples side by side: pairs of decode steps and samples.
+    """How long a server has how many samples side by side: pairs of decode steps and samples.
 
     A waiting sample takes the first slot that becomes free, and every sample under way gets a token a step. No slot
     idles while samples wait, so the samples under way at step t are the slots whose last sample ends after t.
 
     Args:
-        lengths: response tokens of the engine's samples.
+        lengths: response tokens of the server's samples.
         slots: most samples side by side.
     """
     if len(lengths) <= slots:

@@ -1,7 +1,7 @@
 """Memory of a rank by pipeline stage and phase, and what to change where a GPU has less.
 
 What a run takes follows from the code: parameters by formula (`weights`), what autograd keeps and a pass needs
-(`activations`), the rollout engine (`rollout_memory`). Of phases the worst moment counts, with the largest micro-batch
+(`activations`), generation (`rollout_memory`). Of phases the worst moment counts, with the largest micro-batch
 that the config lets happen. Held to runs by benchmarks/plan_memory.py. What the memory allocator and the libraries add
 on a GPU is assumed.
 
@@ -13,21 +13,20 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from recipes.checks import has_rollout_servers
 from recipes.planning import rollout_memory as rollout
 from recipes.planning.activations import log_prob_items, train_items
+from recipes.planning.gpus import GB
 from recipes.planning.interface import Item, Job, PhaseMemory
+from recipes.planning.parameters import count
 from recipes.planning.weights import (
     BYTES,
     FLOAT32,
-    count,
     critic_parameters,
     master_bytes,
     stage_parameters,
     training_state,
 )
 
-GB = 1e9
 HOST = "checkpoint"
 """The phase whose bytes are the host's, not the GPU's."""
 CONTEXT_BYTES = 2e9
@@ -144,16 +143,16 @@ def _resident(job: Job, stage: int) -> list[Item]:
         found.append(Item("FP8 weights", linear * FP8_COPIES, "assumed", "as Transformer Engine caches them"))
     if job.config.algorithm.name == "ppo":
         found += training_state(job, critic_parameters(job, stage), "critic ")
-    if not _served(job):
+    if not job.served:
         found.append(rollout.local_weights(job))
-    elif _servers_here(job) and not job.config.rollout.colocated:
+    elif job.servers_share_gpus and not job.config.rollout.colocated:
         found += _server(job)
     return found
 
 
 def _away(job: Job, resident: list[Item]) -> list[Item]:
     """Without what `actor.offload` takes off the GPU for generation; Aligner's takes Adam's state alone."""
-    if not _makes_room(job):
+    if not job.makes_room:
         return resident
     gone = _OFFLOAD - ({"gradients"} if job.config.actor.name == "aligner" else set())
     return [item for item in resident if item.name.removeprefix("critic ") not in gone]
@@ -161,18 +160,18 @@ def _away(job: Job, resident: list[Item]) -> list[Item]:
 
 def _generation(job: Job) -> list[Item]:
     """What generating adds on the actor's device."""
-    if not _served(job):
+    if not job.served:
         prompts = math.ceil(job.config.prompts_per_step / job.world)
         return rollout.local_generation(job, prompts * job.config.samples_per_prompt)
-    return _server(job) if _servers_here(job) and job.config.rollout.colocated else []
+    return _server(job) if job.servers_share_gpus and job.config.rollout.colocated else []
 
 
 def _refit(job: Job, stage: int) -> list[Item]:
     """What bringing new weights over adds. Colocated servers are awake by then, and Adam's state is there."""
     found = [rollout.gathered_tensors(job)]
-    if _served(job):
+    if job.served:
         found += [rollout.messages(job)] if stage == 0 else []
-        if _servers_here(job) and job.config.rollout.colocated:
+        if job.servers_share_gpus and job.config.rollout.colocated:
             found += [*_server(job), rollout.landing(job)]
     return [item for item in found if item.amount]
 
@@ -182,8 +181,7 @@ def _server(job: Job) -> list[Item]:
     if job.config.rollout.name == "trtllm" and job.gpu is not None:
         return [rollout.trtllm_weights(job), *rollout.trtllm_generation(job)]
     samples = job.config.prompts_per_step * job.config.samples_per_prompt
-    servers = job.config.rollout.servers or max(1, job.rollout_gpus)
-    return [rollout.local_weights(job), *rollout.local_generation(job, math.ceil(samples / servers))]
+    return [rollout.local_weights(job), *rollout.local_generation(job, math.ceil(samples / job.servers))]
 
 
 def _host(job: Job, stage: int) -> list[Item]:
@@ -215,31 +213,16 @@ def _offloaded(job: Job, parameters: list, models: list) -> list[Item]:
     if job.config.algorithm.kl > 0 and not _reference_stays(job):
         amount = count(parameters) * BYTES[actor.dtype or "float32"]
         found.append(Item("reference weights", amount, note="host memory, always"))
-    if _makes_room(job):
+    if job.makes_room:
         state = [one for whose, held in models for one in training_state(job, held, whose)[2:]]
         amount = sum(one.amount for one in state)
         found.append(Item("offloaded Adam's state", amount, note="host memory, while responses are generated"))
     return found
 
 
-def _makes_room(job: Job) -> bool:
-    """Whether the actor gives memory away while others generate on its GPU; see `recipes.rl.step.room_for_rollouts`."""
-    shared = not _served(job) or job.config.rollout.colocated
-    return job.config.actor.offload and job.gpu is not None and shared
-
-
 def _reference_stays(job: Job) -> bool:
     """Whether the reference policy lies on the device: on a CPU host memory is no other place."""
     return job.config.actor.reference == "resident" or job.gpu is None
-
-
-def _served(job: Job) -> bool:
-    return has_rollout_servers(job.config) or job.rollout_gpus > 0
-
-
-def _servers_here(job: Job) -> bool:
-    """Whether servers share the actor's GPUs: those that `train` starts itself, unless nodes are set aside for them."""
-    return job.rollout_gpus == 0 and bool(job.config.rollout.servers or job.config.rollout.colocated)
 
 
 def _reserve(job: Job, items: Sequence[Item]) -> list[Item]:

@@ -1,17 +1,47 @@
-"""Parameter counts of a whole decoder; those of a rank are in `recipes.planning.weights`."""
+"""Parameters of a decoder, by its shape alone; those of a rank are in `recipes.planning.weights`."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from recipes.models.families import ModelShape
 
 
-def layer_parameters(shape: ModelShape) -> int:
-    """Weights, biases and norms of one decoder layer."""
+@dataclass(frozen=True)
+class Parameter:
+    """One of a stage's parameters, as a tensor-parallel rank holds it.
+
+    Attributes:
+        kind: embedding, head, linear, or vector (norms and biases).
+        count: elements.
+    """
+
+    kind: str
+    count: int
+
+
+def layer_parameters(shape: ModelShape, tensor: int = 1) -> list[Parameter]:
+    """A decoder layer's parameters on one of `tensor` tensor-parallel ranks."""
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    attention = shape.hidden * (queries + 2 * keys) + queries * shape.hidden
-    biases = (queries + 2 * keys) * shape.qkv_bias
-    norms = 2 * shape.hidden + 2 * shape.head_dim * shape.qk_norm
-    return attention + biases + 3 * shape.hidden * shape.mlp + norms
+    found = [
+        Parameter("linear", (queries + 2 * keys) // tensor * shape.hidden),
+        Parameter("linear", shape.hidden * queries // tensor),
+        Parameter("linear", 2 * shape.mlp // tensor * shape.hidden),
+        Parameter("linear", shape.hidden * shape.mlp // tensor),
+        Parameter("vector", shape.hidden),
+        Parameter("vector", shape.hidden),
+    ]
+    if shape.qkv_bias:
+        found.append(Parameter("vector", (queries + 2 * keys) // tensor))
+    if shape.qk_norm:
+        found += [Parameter("vector", shape.head_dim)] * 2
+    return found
+
+
+def count(parameters: list[Parameter]) -> int:
+    """Elements of all of them."""
+    return sum(one.count for one in parameters)
 
 
 def table_parameters(shape: ModelShape) -> int:
@@ -22,4 +52,21 @@ def table_parameters(shape: ModelShape) -> int:
 def all_parameters(shape: ModelShape) -> int:
     """The whole model; a tied head counts once."""
     tables = table_parameters(shape) * (1 if shape.tied else 2)
-    return shape.layers * layer_parameters(shape) + shape.hidden + tables
+    return shape.layers * count(layer_parameters(shape)) + shape.hidden + tables
+
+
+def hf_tensors(shape: ModelShape) -> Iterator[tuple[int, bool]]:
+    """Elements of every tensor of the Hugging Face folder in the order of a refit, and whether ranks share it."""
+    queries, keys, h = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.hidden
+    yield shape.vocabulary * h, True
+    for _ in range(shape.layers):
+        yield from ((rows * h, True) for rows in (queries, keys, keys))
+        if shape.qkv_bias:
+            yield from ((rows, True) for rows in (queries, keys, keys))
+        yield from ((rows * h, True) for rows in (shape.mlp, shape.mlp, queries, shape.mlp))
+        yield from ((h, False),) * 2
+        if shape.qk_norm:
+            yield from ((shape.head_dim, False),) * 2
+    yield h, False
+    if not shape.tied:
+        yield shape.vocabulary * h, True

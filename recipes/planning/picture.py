@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from crossthink.errors import ConfigError
 from crossthink.files import atomic_file
+from recipes.planning.gpus import GB
 from recipes.planning.interface import Item, Job, PhaseMemory
 from recipes.planning.memory import HOST
 from recipes.planning.timing import Estimate
@@ -55,8 +56,8 @@ def draw(path: Path, job: Job, phases: Sequence[PhaseMemory], found: Estimate | 
         FigureCanvasAgg(figure)
         axes = figure.subplots(2 if found else 1, 1, squeeze=False)[:, 0]
         stage = "" if job.pipeline == 1 else ", the fullest pipeline stage"
-        limit = None if job.gpu is None else job.gpu.memory_bytes / 1e9
-        bars = {name: [_scaled(item, 1e-9) for item in one.items] for name, one in fullest.items()}
+        limit = None if job.gpu is None else job.gpu.memory_bytes / GB
+        bars = {name: [_scaled(item, 1 / GB) for item in one.items] for name, one in fullest.items()}
         _stacked(axes[0], bars, f"memory of a rank by phase{stage}", "GB", limit)
         if limit is not None:
             assert job.gpu is not None

@@ -1,13 +1,14 @@
-"""Bytes of a rollout engine: the local one in the actor's process or a server's, and TensorRT-LLM's."""
+"""Bytes of generation: by the local engine, in the actor's process or in a server, and by TensorRT-LLM's servers."""
 
 from __future__ import annotations
 
 import math
 
+from conf.rollout import TrtllmConfig
 from recipes.models.families import ModelShape
-from recipes.planning.interface import Item, Job
-from recipes.planning.parameters import all_parameters, table_parameters
-from recipes.planning.weights import BYTES, FLOAT32, hf_tensors
+from recipes.planning.interface import Gpu, Item, Job
+from recipes.planning.parameters import all_parameters, hf_tensors, table_parameters
+from recipes.planning.weights import BYTES, FLOAT32
 
 # The local engine's sizes; a test holds them to recipes/rollout/local/, which needs torch.
 ROW_STEP = 32
@@ -65,44 +66,58 @@ def local_generation(job: Job, samples: int) -> list[Item]:
     return [Item("KV cache", cache, note=note), work]
 
 
-def trtllm_weights(job: Job) -> Item:
-    """A TensorRT-LLM rank's weights: its tensor-parallel share; in FP8 all but tables, norms and biases."""
-    ours, shape = job.config.rollout.trtllm, job.shape
-    element = BYTES[ours.dtype]
-    everything = all_parameters(shape)
+def trtllm_weight_bytes(shape: ModelShape, ours: TrtllmConfig) -> float:
+    """TensorRT-LLM's weights on all GPUs of a server; in FP8 all but tables, norms and biases."""
+    element, everything = BYTES[ours.dtype], all_parameters(shape)
     if not ours.fp8_weights:
-        return Item("rollout weights", everything * element / ours.tensor_parallel, note=ours.dtype)
+        return everything * element
     queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
     linear = shape.layers * shape.hidden * (2 * queries + 2 * keys + 3 * shape.mlp)
-    amount = linear * (1 + FLOAT32 / FP8_BLOCK**2) + (everything - linear) * element
-    return Item("rollout weights", amount / ours.tensor_parallel, note="FP8, tables in " + ours.dtype)
+    return linear * (1 + FLOAT32 / FP8_BLOCK**2) + (everything - linear) * element
+
+
+def trtllm_kv_bytes(shape: ModelShape, ours: TrtllmConfig) -> float:
+    """Cache of a token on one GPU of a server; a head is not cut: ranks beyond their number hold copies."""
+    element = 1 if ours.kv_cache_dtype == "fp8" else BYTES[ours.dtype]
+    return kv_bytes_a_token(shape, element) / min(ours.tensor_parallel, shape.kv_heads)
+
+
+def trtllm_pass_bytes(shape: ModelShape, ours: TrtllmConfig) -> float:
+    """What the largest forward pass takes on one GPU of a server."""
+    work = BYTES[ours.dtype] * ours.max_num_tokens * (3 * shape.hidden + 3 * shape.mlp / ours.tensor_parallel)
+    return work + FLOAT32 * ours.max_batch_size * shape.vocabulary
+
+
+def trtllm_kv_room(shape: ModelShape, gpu: Gpu, ours: TrtllmConfig) -> float:
+    """Bytes of the cache on one GPU of a server, whoever else is there; below 0 where the weights leave nothing.
+
+    `kv_cache_fraction` of what weights and a first pass leave of the GPU.
+    """
+    weights = trtllm_weight_bytes(shape, ours) / ours.tensor_parallel
+    return ours.kv_cache_fraction * (gpu.memory_bytes - weights - trtllm_pass_bytes(shape, ours))
+
+
+def trtllm_weights(job: Job) -> Item:
+    """A TensorRT-LLM rank's weights: its tensor-parallel share."""
+    ours = job.config.rollout.trtllm
+    note = f"FP8, tables in {ours.dtype}" if ours.fp8_weights else ours.dtype
+    return Item("rollout weights", trtllm_weight_bytes(job.shape, ours) / ours.tensor_parallel, note=note)
 
 
 def trtllm_generation(job: Job) -> list[Item]:
-    """What a TensorRT-LLM rank holds beside its weights.
-
-    The cache takes `kv_cache_fraction` of what weights and a first pass leave of the GPU, whoever else is there; at
-    least one longest response, without which nothing runs.
+    """What a TensorRT-LLM rank holds beside its weights: a cache of at least one longest response, and its passes.
 
     Args:
         job: of GPUs.
     """
     assert job.gpu is not None, "TensorRT-LLM needs GPUs"
     ours, shape = job.config.rollout.trtllm, job.shape
-    ranks, element = ours.tensor_parallel, BYTES[ours.dtype]
-    work = element * ours.max_num_tokens * (3 * shape.hidden + 3 * shape.mlp / ranks)
-    work += FLOAT32 * ours.max_batch_size * shape.vocabulary
-    cached = kv_bytes_a_token(shape, 1 if ours.kv_cache_dtype == "fp8" else element)
-    a_token = cached / min(ranks, shape.kv_heads)  # a head is not cut: ranks beyond their number hold copies
-    free = job.gpu.memory_bytes - trtllm_weights(job).amount - work
-    cache = max(ours.kv_cache_fraction * free, longest(job) * a_token)
-    room = int(cache / (longest(job) * a_token))
+    a_sample = longest(job) * trtllm_kv_bytes(shape, ours)
+    cache = max(trtllm_kv_room(shape, job.gpu, ours), a_sample)
+    note = f"kv_cache_fraction={ours.kv_cache_fraction:g}: {int(cache / a_sample)} samples of {longest(job)} tokens"
+    work = trtllm_pass_bytes(shape, ours)
     return [
-        Item(
-            "KV cache",
-            cache,
-            note=f"kv_cache_fraction={ours.kv_cache_fraction:g}: {room} samples of {longest(job)} tokens",
-        ),
+        Item("KV cache", cache, note=note),
         Item("rollout passes", work, "assumed", f"{ours.max_num_tokens} tokens at a time"),
     ]
 

@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from conf.plan import EfficiencyConfig
+from recipes.planning.gpus import GB
 from recipes.planning.interface import KNOWN, Item, Job, PhaseMemory, Traffic
 from recipes.planning.memory import HOST
 from recipes.planning.search import Layout, Ranking
 from recipes.planning.timing import Estimate, seconds
 
-GB = 1e9
 WIDTH = 118
 NO_TIME = "gpu=cpu: memory alone is planned. A CPU's speed is not known well enough to plan its time."
 SOURCES = (
@@ -84,7 +84,12 @@ def layout_line(job: Job) -> str:
     """What is planned, in two lines."""
     actor, where = job.config.actor, f"gpu={job.gpu.name}" if job.gpu else "gpu=cpu"
     formats = actor.dtype if actor.fp8 == "off" else f"{actor.dtype}, FP8 {actor.fp8}"
-    rollouts = f"{job.rollout_gpus} GPUs of their own" if job.rollout_gpus else "the actor's ranks"
+    if job.rollout_gpus:
+        rollouts = f"{job.rollout_gpus} GPUs of their own"
+    elif not job.served:
+        rollouts = "the actor's ranks"
+    else:
+        rollouts = f"{job.servers} servers " + ("on the actor's GPUs" if job.servers_share_gpus else "of rollout.url")
     return (
         f"{job.world} ranks ({where}): {job.tensor} tensor × {job.pipeline} pipeline × {job.data} data; actor="
         f"{actor.name}, {formats}, recompute={actor.recompute}\n"

@@ -7,13 +7,16 @@ from dataclasses import dataclass
 from conf.plan import EfficiencyConfig
 from recipes.planning.communication import bandwidth, log_prob_passes, most_parameters, traffic, weight_bytes
 from recipes.planning.generation import rollout_time
-from recipes.planning.gpus import HOST_LINK, peak_flops
+from recipes.planning.gpus import host_seconds, peak_flops
 from recipes.planning.interface import Item, Job, PhaseTime, Traffic
 from recipes.planning.passes import PassTime, pass_time, work_of
 from recipes.planning.weights import BYTES, FLOAT32, MOMENTS, adam_elements, master_bytes, stage_parameters
 
 VERDICTS_PER_SECOND = 12_237
 """Of the run's own reward server on 2 cores. [measured: benchmarks/reward_mix.py, docs/rewards.md]"""
+
+RECOMPUTED = {"none": (0, 0), "selective": (0, 1), "full": (1, 0)}
+"""Forward passes of all layers, and of attention alone, that `actor.recompute` adds."""
 
 PARTS = 4
 """Parts in which the reference's log-probs follow the rollout: PARTS_AHEAD of recipes/rl/step.py, which needs torch."""
@@ -89,8 +92,8 @@ def times(job: Job, efficiency: EfficiencyConfig) -> tuple[PhaseTime, ...]:
     moves = {(one.what, one.group): seconds(job, one, efficiency) for one in traffic(job)}
     log_probs = _log_probs(job, efficiency, moves, rollout.total)
     samples = job.config.prompts_per_step * job.config.samples_per_prompt
-    rewards = Item("verdicts", samples / VERDICTS_PER_SECOND, "measured", "a reward server on 2 cores")
-    found = [_with_offload(job, rollout, efficiency), PhaseTime("rewards", (rewards,), rollout.on)]
+    verdicts = Item("verdicts", samples / VERDICTS_PER_SECOND, "measured", "a reward server on 2 cores")
+    found = [_with_offload(job, rollout, efficiency), PhaseTime("reward", (verdicts,), rollout.on)]
     if log_probs.items:
         found.append(log_probs)
     if job.config.algorithm.name == "ppo":
@@ -112,7 +115,7 @@ def step_seconds(by_phase: dict[str, float], lag: int) -> tuple[float, float]:
     """
     if not lag:
         return sum(by_phase.values()), 0.0
-    generating = by_phase["rollout"] + by_phase["rewards"]
+    generating = by_phase["rollout"] + by_phase["reward"]
     training = sum(by_phase.values()) - generating - by_phase["refit"]
     return max(generating, training) + by_phase["refit"], training - generating
 
@@ -122,16 +125,22 @@ def seconds(job: Job, one: Traffic, efficiency: EfficiencyConfig) -> float:
     return one.bytes / (bandwidth(job, one.group) * efficiency.network)
 
 
-def train_passes(job: Job, efficiency: EfficiencyConfig) -> PassTime:
-    """Forward, backward and recomputed passes of the policy; the head is always computed a second time."""
-    again = {"none": (0, 0), "selective": (0, 1), "full": (1, 0)}[job.config.actor.recompute]
+def train_passes(job: Job, efficiency: EfficiencyConfig, head: float = 4.0) -> PassTime:
+    """Forward, backward and recomputed passes.
+
+    Args:
+        job: what is planned.
+        efficiency: shares of the peaks.
+        head: forward passes' worth of the head. The policy's is always computed a second time; a critic has none.
+    """
+    layers, attention = RECOMPUTED[job.config.actor.recompute]
     return pass_time(
         job,
         efficiency.train,
         efficiency,
-        body=3 + again[0],
-        attention=again[1],
-        head=4,
+        body=3 + layers,
+        attention=attention,
+        head=head,
         parts=job.config.updates_per_rollout,
     )
 
@@ -146,10 +155,7 @@ def _train(job: Job, efficiency: EfficiencyConfig, moves: dict[tuple[str, str], 
         *_bubble(job, passes),
     ]
     if job.config.algorithm.name == "ppo":
-        again = {"none": (0, 0), "selective": (0, 1), "full": (1, 0)}[actor.recompute]
-        critic = pass_time(
-            job, efficiency.train, efficiency, body=3 + again[0], attention=again[1], head=0.0, parts=updates
-        )
+        critic = train_passes(job, efficiency, head=0.0)
         items += _computed(critic, "critic: forward, backward, recomputation", "train")
     items += _communicated(job, "train", ("TP", "PP"), moves)
     # One micro-batch's passes hide what is reduced beside its backward pass and gathered beside its forward pass.
@@ -159,7 +165,7 @@ def _train(job: Job, efficiency: EfficiencyConfig, moves: dict[tuple[str, str], 
             note = f"{whole:.2f} s, of which the passes hide the rest" if beside else ""
             items.append(Item(f"DP: {what}", max(0.0, whole - beside * share), "assumed", note))
     items.append(Item("Adam", adam_seconds(job, efficiency), "assumed", "bytes of its state, efficiency.decode"))
-    if _frees_device(job):
+    if job.makes_room:
         items.append(_host_item(job, "Adam's state from host memory", _adam_bytes(job), efficiency))
     return PhaseTime("train", tuple(items))
 
@@ -212,15 +218,10 @@ def _refit(job: Job, efficiency: EfficiencyConfig, moves: dict[tuple[str, str], 
 
 
 def _with_offload(job: Job, rollout: PhaseTime, efficiency: EfficiencyConfig) -> PhaseTime:
-    if not _frees_device(job):
+    if not job.makes_room:
         return rollout
     away = _host_item(job, "Adam's state to host memory", _adam_bytes(job), efficiency)
     return PhaseTime(rollout.phase, (*rollout.items, away), rollout.on)
-
-
-def _frees_device(job: Job) -> bool:
-    """Whether the actor makes room for rollouts on its own GPUs."""
-    return job.config.actor.offload and not job.rollout_gpus
 
 
 def _adam_bytes(job: Job) -> float:
@@ -230,7 +231,7 @@ def _adam_bytes(job: Job) -> float:
 
 def _host_item(job: Job, name: str, size: float, efficiency: EfficiencyConfig) -> Item:
     assert job.gpu is not None
-    return Item(name, size / (HOST_LINK[job.gpu.name] * efficiency.network), "assumed", "PCIe, efficiency.network")
+    return Item(name, host_seconds(job.gpu, size, efficiency.network), "assumed", "PCIe, efficiency.network")
 
 
 def _communicated(job: Job, phase: str, groups: tuple[str, ...], moves: dict[tuple[str, str], float]) -> list[Item]:

@@ -1,20 +1,16 @@
 """Parameters of a rank, and the bytes of weights, gradients and Adam's state that they come to.
 
-The parameters are those of `recipes.actors.mcore.layout.WeightLayout`, counted without torch. Shape letters: h hidden,
-q width of all query heads, k width of all key-value heads, m columns of the MLP, v rows of the embedding with the
-padding that tensor parallelism needs.
+The parameters are those of `recipes.actors.mcore.layout.WeightLayout`, counted without torch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
 
-from recipes.models.families import ModelShape
 from recipes.models.nemo_folder import VOCABULARY_MULTIPLE
 from recipes.planning.interface import Item, Job
 from recipes.planning.job import stage_layers
+from recipes.planning.parameters import Parameter, count, layer_parameters
 
 FLOAT32 = 4
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -22,42 +18,11 @@ MOMENTS = 2
 """Tensors of Adam's state beside the weights."""
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """One of a stage's parameters, as a tensor-parallel rank holds it.
-
-    Attributes:
-        kind: embedding, head, linear, or vector (norms and biases).
-        count: elements.
-    """
-
-    kind: str
-    count: int
-
-
 def vocabulary_rows(job: Job) -> int:
     """Rows of embedding and head: the model's, padded so that tensor-parallel ranks share them; NeMo pads to more."""
     multiple = VOCABULARY_MULTIPLE if job.config.actor.name == "aligner" else 1
     step = math.lcm(job.tensor, multiple)
     return -(-job.shape.vocabulary // step) * step
-
-
-def layer_parameters(shape: ModelShape, tensor: int) -> list[Parameter]:
-    """A decoder layer's parameters on one of `tensor` tensor-parallel ranks."""
-    queries, keys = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim
-    found = [
-        Parameter("linear", (queries + 2 * keys) // tensor * shape.hidden),
-        Parameter("linear", shape.hidden * queries // tensor),
-        Parameter("linear", 2 * shape.mlp // tensor * shape.hidden),
-        Parameter("linear", shape.hidden * shape.mlp // tensor),
-        Parameter("vector", shape.hidden),
-        Parameter("vector", shape.hidden),
-    ]
-    if shape.qkv_bias:
-        found.append(Parameter("vector", (queries + 2 * keys) // tensor))
-    if shape.qk_norm:
-        found += [Parameter("vector", shape.head_dim)] * 2
-    return found
 
 
 def stage_parameters(job: Job, stage: int) -> list[Parameter]:
@@ -79,28 +44,6 @@ def critic_parameters(job: Job, stage: int) -> list[Parameter]:
     if stage == job.pipeline - 1:
         found.append(Parameter("vector", job.shape.hidden))
     return found
-
-
-def count(parameters: list[Parameter]) -> int:
-    """Elements of all of them."""
-    return sum(one.count for one in parameters)
-
-
-def hf_tensors(shape: ModelShape) -> Iterator[tuple[int, bool]]:
-    """Elements of every tensor of the Hugging Face folder in the order of a refit, and whether ranks share it."""
-    queries, keys, h = shape.heads * shape.head_dim, shape.kv_heads * shape.head_dim, shape.hidden
-    yield shape.vocabulary * h, True
-    for _ in range(shape.layers):
-        yield from ((rows * h, True) for rows in (queries, keys, keys))
-        if shape.qkv_bias:
-            yield from ((rows, True) for rows in (queries, keys, keys))
-        yield from ((rows * h, True) for rows in (shape.mlp, shape.mlp, queries, shape.mlp))
-        yield from ((h, False),) * 2
-        if shape.qk_norm:
-            yield from ((shape.head_dim, False),) * 2
-    yield h, False
-    if not shape.tied:
-        yield shape.vocabulary * h, True
 
 
 def is_distributed(job: Job) -> bool:

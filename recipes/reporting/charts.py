@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import re
 from collections.abc import Sequence
@@ -74,30 +75,30 @@ def curves(
 ) -> str:
     """Raw values as light points, their smoothed line on top; `marks` are drawn as diamonds. Returns SVG."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure((3.5, 2.2) if small else (5.2, 3.1))
+        figure, axes = new_figure((3.5, 2.2) if small else (5.2, 3.1))
         _draw_curves(axes, steps, lines, share=share, marks=marks, marks_label=marks_label)
         if from_zero:
             axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         axes.set_ylabel(label)
         axes.set_xlabel("training step")
         if len(lines) + bool(marks) > 1:
-            _legend(axes, len(lines) + bool(marks))
-        return _svg(figure, name, f"{label or name} over training steps")
+            add_legend(axes, len(lines) + bool(marks))
+        return as_svg(figure, name, f"{label or name} over training steps")
 
 
 def before_after(name: str, bars: Sequence[Bar], what: str) -> str:
     """A pair of horizontal bars a group, with interval whiskers. Returns SVG."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure((3.7, 0.8 + 0.42 * len(bars)))
+        figure, axes = new_figure((3.7, 0.8 + 0.42 * len(bars)))
         _draw_before_after(axes, bars)
         axes.set_xlabel(what)
-        return _svg(figure, name, f"{what}, before and after training, by {name}")
+        return as_svg(figure, name, f"{what}, before and after training, by {name}")
 
 
 def phases(name: str, steps: Sequence[int], seconds: dict[str, list[float]]) -> str:
     """Seconds of each phase, stacked, one bar a step (means of neighbouring steps in long runs). Returns SVG."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _figure((10.6, 3.0))
+        figure, axes = new_figure((10.6, 3.0))
         size = -(-len(steps) // MOST_BARS)
         places = means_of(steps, size)
         base = [0.0] * len(places)
@@ -108,9 +109,9 @@ def phases(name: str, steps: Sequence[int], seconds: dict[str, list[float]]) -> 
         axes.set_ylabel("seconds per step")
         axes.set_xlabel("training step" if size == 1 else f"training step (each bar: mean of {size} steps)")
         axes.grid(axis="y")
-        _whole_steps(axes)
-        _legend(axes, len(seconds))
-        return _svg(figure, name, "seconds of each phase per training step")
+        whole_steps(axes)
+        add_legend(axes, len(seconds))
+        return as_svg(figure, name, "seconds of each phase per training step")
 
 
 def result_png(path: Path, steps: Sequence[int], lines: Sequence[Line], bars: Sequence[Bar], what: str) -> None:
@@ -122,7 +123,7 @@ def result_png(path: Path, steps: Sequence[int], lines: Sequence[Line], bars: Se
         left.set_xlabel("training step")
         left.set_ylabel("sampled answers of the step, %")
         left.set_title("During training", loc="left", fontsize=11, pad=22)
-        _legend(left, len(lines))
+        add_legend(left, len(lines))
         right.set_title("Held-out questions", loc="left", fontsize=11, pad=22)
         if bars:
             _draw_before_after(right, bars)
@@ -159,7 +160,7 @@ def _draw_curves(
         places = _columns([(s, v * scale) for s, v in marks])
         axes.plot(*places, "D", markersize=5, color=INK, label=marks_label)
     axes.grid(axis="y")
-    _whole_steps(axes)
+    whole_steps(axes)
     if share:
         axes.set_ylim(0, 103)
 
@@ -184,10 +185,11 @@ def _draw_before_after(axes: Axes, bars: Sequence[Bar]) -> None:
     axes.set_xlim(0, 108)
     axes.set_xticks(range(0, 101, 20))
     axes.grid(axis="x")
-    _legend(axes, 2)
+    add_legend(axes, 2)
 
 
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """An empty figure of this size in inches, without a background."""
     figure = Figure(figsize=size, dpi=72, layout="constrained")
     figure.patch.set_alpha(0)
     axes = figure.subplots()
@@ -195,7 +197,8 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _legend(axes: Axes, columns: int) -> None:
+def add_legend(axes: Axes, columns: int) -> None:
+    """Name what was drawn, above the axes; nothing where nothing was."""
     if axes.get_legend_handles_labels()[0]:
         axes.legend(
             loc="lower left", bbox_to_anchor=(0, 1.0), ncols=columns, borderaxespad=0.2, handlelength=1.2,
@@ -203,7 +206,8 @@ def _legend(axes: Axes, columns: int) -> None:
         )  # fmt: skip
 
 
-def _whole_steps(axes: Axes) -> None:
+def whole_steps(axes: Axes) -> None:
+    """Mark no half steps on the horizontal axis."""
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
@@ -215,7 +219,7 @@ def _cycle(colours: Sequence[str], count: int) -> list[str]:
     return [colours[i % len(colours)] for i in range(count)]
 
 
-def _svg(figure: Figure, name: str, description: str) -> str:
+def as_svg(figure: Figure, name: str, description: str) -> str:
     """The figure as an `<svg>` element for the inside of an HTML page."""
     text: Any = io.StringIO()
     # Element names are hashes of what they name; the salt would be random otherwise.
@@ -229,4 +233,4 @@ def _svg(figure: Figure, name: str, description: str) -> str:
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(xlink:)?href="#', f'href="#{name}-', svg)
     svg = svg.replace("url(#", f"url(#{name}-")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{description}"', 1).rstrip()
+    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1).rstrip()

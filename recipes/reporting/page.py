@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import crossthink
 from recipes.reporting.examples import examples
@@ -15,7 +12,8 @@ from recipes.reporting.figures import PHASES, figures, phase_names
 from recipes.reporting.notes import notes
 from recipes.reporting.run_data import GROUPS, RunData, Scores
 from recipes.reporting.statistics import Interval, apart, mean, paired_interval
-from recipes.reporting.text import NAMES, UNKNOWN, duration, number, pct, points, visible
+from recipes.reporting.templates import render_template
+from recipes.reporting.text import NAMES, UNKNOWN, pct, points
 
 TEMPLATE = "report.html.j2"
 MEASURES = (
@@ -30,17 +28,7 @@ MEASURES = (
 
 def render(data: RunData) -> str:
     """The page as HTML."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(pct=pct, points=points, number=number, duration=duration, visible=visible)
-    page = environment.get_template(TEMPLATE).render(view(data))
-    # A file name or an answer may hold lone surrogates, which no encoding takes.
-    return page.encode("utf-8", "backslashreplace").decode("utf-8")
+    return render_template(TEMPLATE, view(data))
 
 
 def view(data: RunData) -> dict[str, Any]:

@@ -184,7 +184,7 @@ def read_run(folder: Path) -> RunData:
         after = evaluations[-1]
     return RunData(
         folder=folder,
-        config=_config(folder / CONFIG),
+        config=read_config(folder / CONFIG),
         manifest=_read_json(folder / MANIFEST, _manifest) or Manifest(),
         steps=_read_lines(folder / METRICS, _step),
         evaluations=evaluations,
@@ -202,33 +202,39 @@ def finite(value: Any) -> float | None:
 
 
 def _scores(value: dict[str, Any]) -> Scores:
+    tokens = value.get("tokens")
+    if isinstance(tokens, dict):  # of `crossthink eval`; the evaluations inside a run state plain means
+        means = {"tokens": tokens, "tokens_right": tokens["right"], "tokens_wrong": tokens["wrong"]}
+        value = value | {name: of["mean"] for name, of in means.items()}
     shares = {name: finite(value.get(name)) for name in Scores.__dataclass_fields__}
     return Scores(**{**shares, "questions": int(value["questions"]), "invalid": int(value.get("invalid") or 0)})
 
 
 def _evaluation(value: dict[str, Any], step: int | None = None) -> Evaluation:
+    facts = value.get("facts", value)
     return Evaluation(
         all=_scores(value),
         step=step,
         **{by: {name: _scores(scores) for name, scores in value.get(by, {}).items()} for by in GROUPS},
-        **{key: value.get(key) for key in ("pool_sha256", "rules_hash", "too_long", "also_in_training")},
+        **{key: facts.get(key) for key in ("pool_sha256", "rules_hash", "too_long", "also_in_training")},
     )
 
 
 def _answer(row: dict[str, Any]) -> tuple[str, Answer]:
     verdict = row["verdict"]
-    question = row.get("question") or row["prompt"]
+    question = row.get("question") or row.get("prompt") or ""
     options = row.get("options") or {}
-    return row["prompt_id"], Answer(
+    # Evaluations of the first release name the question as rollouts do, and hold the tokens themselves.
+    return row["id"] if "id" in row else row["prompt_id"], Answer(
         source=row["source"],
         domain=row["domain"],
         kind=row["kind"],
         question=question,
         # Some sources keep the options inside the question's text.
         options={} if all(text in question for text in options.values()) else options,
-        ground_truth=row["ground_truth"],
+        ground_truth=row["ground_truth"] or [],
         response=row["response"],
-        tokens=len(row["token_ids"]),
+        tokens=row["tokens"] if "tokens" in row else len(row["token_ids"]),
         reward=finite(verdict["reward"]),
         status=verdict["status"],
     )
@@ -245,7 +251,8 @@ def _manifest(value: dict[str, Any]) -> Manifest:
     return Manifest(crossthink=value.get("crossthink"), python=value.get("python"), **dicts)
 
 
-def _config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, Any]:
+    """The config.yaml of a run, as it was written by whatever version. Raises UserError where it cannot be read."""
     try:
         value = yaml.safe_load(path.read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -17,10 +17,9 @@ from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_file, commit_dir, names_full_disk, write_json
 from recipes.manifest import DamagedError, verify_manifest, write_manifest
 from recipes.rl.retention import BEST, prune
+from recipes.run_files import CHECKPOINTS, LATEST
 from recipes.spmd import from_first_rank
 
-CHECKPOINTS = "checkpoints"
-LATEST = "latest"
 TRAINER = "trainer.json"
 READY = "ready"
 """Key of the trainer's state: rollouts already made for the next step, as JSON text. They get a file of their own."""

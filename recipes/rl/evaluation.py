@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,30 +10,12 @@ from transformers import PreTrainedTokenizerBase
 
 from data_prep.pool import Pool
 from recipes.rl.batch import Prompt, RolloutBatch
+from recipes.rl.loose_answer import in_right_form, loose_answer
 from recipes.rl.prompts import make_prompt
 from recipes.rl.records import PhaseClock
 from recipes.rl.rollouts import judge, rollout
 from recipes.rl.scoring import Judge
 from recipes.rollout.interface import RolloutEngine, SamplingParams
-
-_NUMBER = re.compile(r"-?\d+(?:\.\d+)?(?:/\d+)?")
-_LABEL = re.compile(r"(?<![A-Za-z])[A-J](?![A-Za-z])")
-
-
-def loose_answer(text: str, kind: str) -> str:
-    """What a response answers, whatever its format: the last box, else the last number, label or word in the text."""
-    start = text.rfind("\\boxed{")
-    if start >= 0:
-        depth = 0
-        for position in range(start + len("\\boxed"), len(text)):
-            depth += {"{": 1, "}": -1}.get(text[position], 0)
-            if depth == 0:
-                return text[start + len("\\boxed{") : position]
-    if kind == "open":
-        words = text.split("</think>")[-1].split()
-        return words[-1] if words else ""
-    found = (_LABEL if kind == "mcq" else _NUMBER).findall(text)
-    return found[-1] if found else ""
 
 
 def evaluate(
@@ -55,7 +36,7 @@ def evaluate(
         engine, client, tokenizer, prompts, 1, replace(params, temperature=0.0), think_prefilled, clock
     )
     # The same rules judge the bare answer: it is put into the form that they ask for.
-    wrapped = [[f"<think></think>\\boxed{{{loose_answer(s.text, s.prompt.row.kind)}}}"] for s in batch.samples]
+    wrapped = [[in_right_form(loose_answer(s.text, s.prompt.row.kind))] for s in batch.samples]
     loose = judge(client, prompts, [[s.response] for s in batch.samples], wrapped, False)
     rows = []
     for sample, (answer,) in zip(batch.samples, loose, strict=True):

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from crossthink.errors import EXIT_DONE, ConfigError, UserError
+from crossthink.procs import PARENT
 from reward_server.client import RewardClient
 from reward_server.listening import bind, is_loopback
 from reward_server.protocols.aligner import Rewarder
@@ -163,7 +164,7 @@ def _start(args: argparse.Namespace, rewarder: Rewarder) -> Any:
 
 def _watch(triton: Any, done: threading.Event) -> None:
     """Wait for a signal or the parent's end. Raises UserError where Triton ends first."""
-    parent = os.environ.get("CROSSTHINK_PARENT")
+    parent = os.environ.get(PARENT)
     while not done.wait(WATCH_S):
         if parent is not None and os.getppid() != int(parent):
             return

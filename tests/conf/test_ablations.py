@@ -6,7 +6,9 @@ from conf.ablations import ABLATIONS, SOURCES
 from conf.blend import shipped_blends
 from conf.compose import options, resolve
 from conf.prep import PrepConfig
+from conf.sweep import SweepConfig
 from conf.train import DemoConfig, TrainConfig
+from crossthink.errors import ConfigError
 from recipes.cli import main
 
 GPR = ["mmlu_train", "syn_qa", "natural_reasoning"]
@@ -94,3 +96,14 @@ def test_an_ablation_needs_no_more_than_model_and_data(capsys, tmp_path):
     assert out.startswith("out: runs/table3_math\n")
     assert main(["train", "recipe=table3_maths", "model=tiny"]) == 2
     assert "Did you mean 'table3_math'?" in capsys.readouterr().err
+
+
+def test_the_recipes_of_a_sweep():
+    study = resolve("sweep", SweepConfig, ["recipe=study"])
+    assert (study.out, study.seeds, study.parallel, study.threads) == ("runs/study", [0, 1, 2], 2, 1)
+    assert resolve("sweep", SweepConfig, ["recipe=study", "seeds=[5]", "out=mine"]).seeds == [5]
+    blends = resolve("sweep", SweepConfig, ["recipe=ablation_blends", "out=x", "cluster=bare", "cluster.time=01:00:00"])
+    assert (blends.recipe, blends.cluster.name, blends.cluster.time) == ("ablation_blends", "bare", "01:00:00")
+    assert resolve("sweep", SweepConfig, ["recipe=study"]).cluster.name == ""
+    with pytest.raises(ConfigError, match="recipe=table3_math does not exist. Allowed: ablation_blends, study"):
+        resolve("sweep", SweepConfig, ["recipe=table3_math", "out=x"])

@@ -271,8 +271,7 @@ def test_words_that_are_no_assignment(word):
         ("train", ["out=x"], "model"),
         ("train", ["model=tiny"], "out"),
         ("prep", [], "out"),
-        ("eval", ["out=x", "data=y"], "checkpoint"),
-        ("report", [], "run"),
+        ("eval", ["checkpoint=x", "data=y"], "out"),
     ],
 )
 def test_what_is_required_is_named(command, words, key):
@@ -324,6 +323,13 @@ def test_any_path_comes_out_as_it_is(paths):
         ("eval", "checkpoint"),
         ("eval", "data"),
         ("eval", "out"),
+        ("eval", "endpoint"),
+        ("eval", "benchmarks_path"),
+        ("eval", "few_shot_path"),
+        ("eval", "prompts"),
+        ("eval", "request.model"),
+        ("eval", "request.token"),
+        ("eval", "request.tokenizer"),
         ("report", "run"),
         ("report", "out"),
         ("doctor", "path"),

@@ -73,6 +73,19 @@ def test_a_parent_that_is_already_gone():
     assert (done.returncode, done.stdout) == (1, "")
 
 
+@linux
+def test_a_child_dies_with_the_parent_that_it_is_told():
+    script = "from crossthink.procs import die_with_told_parent; die_with_told_parent(); print('alive')"
+
+    def says(parent):
+        environment = {name: value for name, value in os.environ.items() if name != procs.PARENT}
+        environment |= {} if parent is None else {procs.PARENT: str(parent)}
+        return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment).stdout
+
+    assert says(None) == says(os.getpid()) == "alive\n"
+    assert says(1 << 30) == ""
+
+
 def test_elsewhere_it_does_nothing(monkeypatch):
     monkeypatch.setattr(procs.sys, "platform", "darwin")
     die_with_parent(1 << 30)

@@ -1,12 +1,13 @@
 """The readers of the seven benchmarks, and finding their files."""
 
 import json
+import re
 
 import pytest
 
 from crossthink.errors import ConfigError, UserError
 from data_prep.benchmarks import BENCHMARKS, find_benchmarks, read_items
-from data_prep.benchmarks.agieval import unmarked
+from data_prep.benchmarks.agieval import TASKS, task_of, unmarked
 from data_prep.rows import Drop, Question
 
 # One raw row made by hand in each real schema.
@@ -33,6 +34,8 @@ ROWS = {
         "Incorrect Answer 2": "wrong 2",
         "Incorrect Answer 3": "wrong 3",
         "Record ID": "rec1",
+        "High-level domain": "Chemistry",
+        "Subdomain": "Inks",
     },
     "agieval": {
         "passage": "A tale of two towns.",
@@ -88,6 +91,49 @@ def test_facts():
     }
     assert [name for name, benchmark in BENCHMARKS.items() if benchmark.private] == ["gpqa_diamond"]
     assert all(benchmark.paper_rows == 0 for benchmark in BENCHMARKS.values()), "nobody trains on them"
+    assert [name for name, benchmark in BENCHMARKS.items() if benchmark.gated] == ["gpqa_diamond"]
+    assert [name for name, benchmark in BENCHMARKS.items() if not benchmark.files] == ["agieval"]
+    for benchmark in BENCHMARKS.values():
+        assert re.fullmatch("[0-9a-f]{40}", benchmark.revision)
+        facts = benchmark.describe()
+        assert json.loads(json.dumps(facts)) == facts and facts["expected_rows"] == benchmark.expected_rows
+    assert sum(TASKS.values()) == BENCHMARKS["agieval"].expected_rows
+
+
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("mmlu_test", {"subject": "zoology"}),
+        ("mmlu_pro", {"category": "biology"}),
+        ("gpqa_diamond", {"domain": "Chemistry", "subject": "Inks"}),
+        ("supergpqa", {"discipline": "Science", "difficulty": "easy"}),
+        ("math500", {"subject": "Algebra", "level": "1"}),
+        ("amc23", {}),
+    ],
+)
+def test_categories_of_a_question(name, groups):
+    assert BENCHMARKS[name].groups(parse(name)) == groups
+    bare = {key: value for key, value in ROWS[name].items() if key in BENCHMARKS[name].schema}
+    assert BENCHMARKS[name].groups(BENCHMARKS[name].parse(bare)) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "task"),
+    [
+        ("agieval_lsat_ar.jsonl", "lsat-ar"),
+        ("lsat-ar.jsonl", "lsat-ar"),
+        ("sat_en_without_passage.jsonl.gz", "sat-en-without-passage"),
+        ("AGIEval_JEC-QA-kd.parquet", "jec-qa-kd"),
+        ("agieval_math.jsonl", "math"),
+        ("agieval.jsonl", None),
+        ("agieval_lsat.jsonl", None),
+        ("math500.jsonl", None),
+    ],
+)
+def test_the_task_of_agieval_is_the_name_of_the_file(file, task, tmp_path):
+    assert task_of(file) == task
+    (question,) = BENCHMARKS["agieval"].read(write(tmp_path / "lsat-ar.jsonl", ROWS["agieval"]))
+    assert BENCHMARKS["agieval"].groups(question) == {"task": "lsat-ar"}
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)

@@ -16,6 +16,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from data_prep.benchmarks import BENCHMARKS
+
 ROOT = Path(__file__).resolve().parents[2]
 FIRST, SECOND = "1" * 40, "2" * 40
 ROW = b'{"question": "Q", "reference_answer": "A"}\n'
@@ -25,6 +27,14 @@ REPOSITORIES = {
     "some/older": {FIRST: {"data/train.jsonl": ROW}},
     "some/parts": {FIRST: {f"{topic}/train-0000{i}-of-00002.parquet": b"x" for topic in "ab" for i in (0, 1)}},
     "some/short": {FIRST: {"a/train-00000-of-00002.parquet": b"x", "b/train-00000-of-00001.parquet": b"x"}},
+}
+MATH_500, GPQA = BENCHMARKS["math500"], BENCHMARKS["gpqa_diamond"]
+REPOSITORIES[MATH_500.hf_id] = {
+    MATH_500.revision: {"test.jsonl": b'{"problem": "2+3?", "answer": "5"}\n', "README.md": b""},
+    SECOND: {"test.jsonl": b'{"problem": "Newer?", "answer": "5"}\n'},
+}
+REPOSITORIES[GPQA.hf_id] = {
+    GPQA.revision: {"gpqa_diamond.csv": (",".join(GPQA.schema) + '\n"What, now?",a,b,c,d\n').encode()}
 }
 GATED = "some/gated"
 TOKEN = "hf_right"
@@ -45,6 +55,19 @@ for hf_id, pinned, files, revision in json.loads(sys.stdin.read()):
         print(json.dumps({"error": str(error)}))
 """
 
+# Opens benchmarks as an evaluation does, those of the names on standard input.
+BENCHMARK_CLIENT = """
+import json, sys
+from data_prep.benchmarks.access import Copy, open_copies
+
+for copy in open_copies(json.loads(sys.stdin.read()), None, []):
+    if isinstance(copy, Copy):
+        questions = [question.question for question in copy.questions()]
+        print(json.dumps({"name": copy.name, "revision": copy.revision, "questions": questions}))
+    else:
+        print(json.dumps({"name": copy[0], "absent": str(copy[1])}))
+"""
+
 
 class FakeHub(BaseHTTPRequestHandler):
     """As much of the hub as a download asks for: repository info, file tree, files."""
@@ -56,7 +79,7 @@ class FakeHub(BaseHTTPRequestHandler):
         parts = [unquote(part) for part in urlsplit(self.path).path.strip("/").split("/")]
         api = parts[0] == "api"
         hf_id = "/".join(parts[2:4] if api else parts[1:3])
-        if hf_id == GATED and self.headers.get("authorization") != f"Bearer {TOKEN}":
+        if hf_id in (GATED, GPQA.hf_id) and self.headers.get("authorization") != f"Bearer {TOKEN}":
             known = "authorization" in self.headers
             return self.answer(403 if known else 401, b"", {"X-Error-Code": "GatedRepo", "X-Error-Message": "gated"})
         if hf_id.startswith("status/"):
@@ -111,7 +134,7 @@ def hub():
 def ask(tmp_path, hub):
     """A function: fetch several things in one client process with a cache of the test's own, and return the replies."""
 
-    def ask(*wanted, **env):
+    def ask(*wanted, client=CLIENT, **env):
         environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "HUGGING"))}
         environment |= {
             "HF_ENDPOINT": f"http://127.0.0.1:{hub.server_port}",
@@ -121,7 +144,7 @@ def ask(tmp_path, hub):
             "PYTHONPATH": str(ROOT),
         }
         done = subprocess.run(
-            [sys.executable, "-c", CLIENT],
+            [sys.executable, "-c", client],
             input=json.dumps(wanted),
             env=environment | env,
             capture_output=True,
@@ -209,6 +232,19 @@ def test_a_token_opens_a_gated_repository(ask, tmp_path):
     assert ask(gated, HF_TOKEN=TOKEN) == [{"revision": FIRST, "files": ONE}]
     (wrong,) = ask((GATED, FIRST, ["full.jsonl"], None), HF_TOKEN="hf_wrong", HF_HOME=str(tmp_path / "other"))
     assert "is gated" in wrong["error"]
+
+
+def test_benchmarks_are_downloaded_at_their_pinned_revision(ask):
+    math = {"name": "math500", "revision": MATH_500.revision, "questions": ["2+3?"]}
+    here, gated, elsewhere = ask("math500", "gpqa_diamond", "agieval", client=BENCHMARK_CLIENT)
+    assert here == math
+    assert gated["absent"].startswith("Benchmark gpqa_diamond: dataset Idavidrein/gpqa on http://127.0.0.1")
+    assert "is gated. Accept its licence at http" in gated["absent"] and "set HF_TOKEN" in gated["absent"]
+    assert gated["absent"].endswith("Or give a copy of your own: benchmarks_path=FOLDER.")
+    assert elsewhere["absent"].startswith("Benchmark agieval cannot be downloaded")
+    assert "ruixiangcui/AGIEval" in elsewhere["absent"] and "benchmarks_path=FOLDER" in elsewhere["absent"]
+    opened = ask("math500", "gpqa_diamond", client=BENCHMARK_CLIENT, HF_TOKEN=TOKEN)
+    assert opened == [math, {"name": "gpqa_diamond", "revision": GPQA.revision, "questions": ["What, now?"]}]
 
 
 def test_a_cache_that_cannot_be_written_is_named(ask, tmp_path):

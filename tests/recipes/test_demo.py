@@ -25,7 +25,7 @@ def test_demo_runs_whole_and_keeps_the_earlier_one(tmp_path: Path) -> None:
     assert report["steps"] == len(metrics(out)) == 2
     assert report["seconds"] > 0
     assert report["questions"] == before["questions"] == 360
-    assert after["also_in_training"] == 0
+    assert after["facts"]["also_in_training"] == 0
     assert "<html" in (out / "report.html").read_text()
     again = succeed("demo", f"out={out}", *SMALL)
     assert "is kept as" in again.stderr

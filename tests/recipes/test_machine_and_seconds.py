@@ -18,6 +18,15 @@ def test_the_machine_in_the_manifest(tmp_path):
     assert json.loads((tmp_path / "manifest.json").read_text())["machine"] == found
 
 
+@pytest.mark.parametrize("cpus, processes, each", [(8, 2, 4), (8, 3, 2), (1, 4, 1), (6, 1, 6)])
+def test_threads_are_shares_of_what_this_process_may_use(monkeypatch, cpus, processes, each):
+    monkeypatch.setattr(machine.os, "sched_getaffinity", lambda process: set(range(cpus)), raising=False)
+    assert machine.threads_each(processes) == each
+    monkeypatch.delattr(machine.os, "sched_getaffinity")  # not Linux
+    monkeypatch.setattr(machine.os, "cpu_count", lambda: 10)
+    assert machine.threads_each(5) == 2
+
+
 def test_the_processor(tmp_path):
     path = tmp_path / "cpuinfo"
     assert machine.cpu_model(path) is None

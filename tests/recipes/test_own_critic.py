@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -28,18 +29,26 @@ def test_other_runs_have_none(algorithm: str, actor: str, monkeypatch: pytest.Mo
     config = ppo()
     config.algorithm.name, config.actor.name = algorithm, actor
     own_critic.check(config)
-    with own_critic.critic_server(config, world=2) as url:
-        assert url is None
+    with own_critic.critic_server(config, world=2) as critic:
+        assert critic is None
 
 
 def test_a_port_in_use_is_refused_by_name() -> None:
     with socket.socket() as taken:
-        taken.bind((own_critic.HOST, 0))
+        taken.bind((own_critic.LOOPBACK, 0))
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(ConfigError, match=f"critic.port={port} cannot be had on 127.0.0.1: Address already in use"):
             own_critic.check(ppo(port=port))
     own_critic.check(ppo(port=port))
+
+
+def test_its_last_words_are_the_end_of_its_log(tmp_path: Path) -> None:
+    log = tmp_path / "critic_0.log"
+    critic = own_critic.Critic("http://127.0.0.1:5", str(log))
+    assert critic.last_words() == f"The end of {log}:\n(it said nothing)"
+    log.write_text("loading\nRuntimeError: out of memory\n")
+    assert critic.last_words() == f"The end of {log}:\nloading\nRuntimeError: out of memory"
 
 
 def test_an_outside_launcher_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

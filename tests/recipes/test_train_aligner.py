@@ -55,8 +55,8 @@ def test_killed_and_resumed_in_another_layout(tiny_world: TinyWorld, tmp_path: P
     succeed("convert", f"checkpoint={killed}", f"out={tmp_path / 'hf'}")
     for name, checkpoint in (("of_run", killed), ("of_hf", tmp_path / "hf")):
         succeed(
-            "eval", f"checkpoint={checkpoint}", f"data={tiny_world.held_out}", f"out={tmp_path / name}", "limit=12",
-            "max_response_tokens=40", "threads=1",
+            "eval", f"checkpoint={checkpoint}", f"data={tiny_world.held_out}", f"out={tmp_path / name}", "limit=2",
+            "max_response_tokens=40", "threads=1", "runs=1",
         )  # fmt: skip
     answers = [read_lines(tmp_path / name / "samples.jsonl") for name in ("of_run", "of_hf")]
     assert len(answers[0]) == 12

@@ -117,10 +117,11 @@ def test_eval_of_a_checkpoint_written_by_other_ranks(run_of: RunOf, tiny_world: 
         f"checkpoint={run_of(2, 'tp2_pp2')}",
         f"data={tiny_world.held_out}",
         f"out={tmp_path / 'eval'}",
-        "limit=20",
+        "limit=4",
+        "runs=1",
         "max_response_tokens=40",
     )
     summary = evaluate.read_summary(tmp_path / "eval")
-    assert summary["questions"] == 20
-    assert summary["also_in_training"] == 0
+    assert summary["questions"] == 24, "four of each of the six sources"
+    assert summary["facts"]["also_in_training"] == 0
     assert EvalConfig().limit is None

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_helpers import Cluster, call, local_cluster, node_states, wait_until
+from slurm_helpers import Cluster, call, node_states, wait_until
 
 NODES = 4
 GPUS = 2
@@ -25,11 +25,11 @@ def cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="crossthink-slurm-", dir="/tmp"))
     made = Cluster(folder)
     try:
-        started = local_cluster(made, "start", "--nodes", str(NODES), "--gpus", str(GPUS))
+        started = made.try_script("start", "--nodes", str(NODES), "--gpus", str(GPUS))
         assert started.returncode == 0, started.stderr
         yield made
     finally:
-        stopped = local_cluster(made, "stop")
+        stopped = made.try_script("stop")
         assert stopped.returncode == 0, stopped.stderr
         shutil.rmtree(folder)
 
@@ -42,5 +42,5 @@ def quiet_cluster(cluster: Cluster) -> Iterator[Cluster]:
     if jobs:
         call(cluster, "scancel", *jobs)
     for node in node_states(cluster):
-        local_cluster(cluster, "start-node", node)
+        cluster.try_script("start-node", node)
     wait_until("all nodes idle", lambda: set(node_states(cluster).values()) == {"idle"}, SETTLED_LIMIT_S)

@@ -2,66 +2,27 @@
 
 from __future__ import annotations
 
-import os
-import re
-import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 import psutil
 
-SCRIPT = Path(__file__).parents[2] / "slurm" / "local_cluster.sh"
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))  # for all tests of this folder
+
+from slurm_cluster import Cluster
+
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
-COMMAND_LIMIT_S = 200
 POLL_S = 0.2
-# Variables of a job that the tests themselves may run in, which would pass for this cluster's.
-OF_OUTER_JOB = re.compile("(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SCANCEL)_")
 
 T = TypeVar("T")
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster that slurm/local_cluster.sh started in `folder`."""
-
-    folder: Path
-
-
-def without_slurm() -> dict[str, str]:
-    """This process's environment without the variables of SLURM."""
-    return {key: value for key, value in os.environ.items() if not OF_OUTER_JOB.match(key)}
-
-
-def run_env(cluster: Cluster) -> dict[str, str]:
-    """The environment of a process that talks to `cluster`."""
-    return {**without_slurm(), "SLURM_CONF": str(cluster.folder / "slurm.conf")}
-
-
-def try_call(
-    words: Iterable[str | Path], env: dict[str, str], limit_s: float = COMMAND_LIMIT_S
-) -> subprocess.CompletedProcess[str]:
-    """A command that may fail, without a terminal."""
-    return subprocess.run(
-        [str(word) for word in words],
-        capture_output=True,
-        text=True,
-        stdin=subprocess.DEVNULL,
-        timeout=limit_s,
-        env=env,
-    )
-
-
-def local_cluster(cluster: Cluster, *words: str) -> subprocess.CompletedProcess[str]:
-    """slurm/local_cluster.sh WORDS for the cluster's folder; the caller looks at its exit code."""
-    return try_call([SCRIPT, *words, "--dir", cluster.folder], without_slurm())
-
-
 def call(cluster: Cluster, *words: str | Path) -> str:
     """Standard output of a SLURM command that must not fail."""
-    done = try_call(words, run_env(cluster))
+    done = cluster.try_call(*words)
     assert done.returncode == 0, f"{words}: exit code {done.returncode}\n{done.stdout}{done.stderr}"
     return done.stdout
 

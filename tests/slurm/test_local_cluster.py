@@ -11,28 +11,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from slurm_helpers import (
-    SCRIPT,
-    Cluster,
-    batch_script,
-    call,
-    local_cluster,
-    node_states,
-    processes,
-    run_env,
-    submit_script,
-    task_processes,
-    try_call,
-    wait_until,
-    without_slurm,
-)
+from slurm_cluster import SCRIPT, Cluster, try_call, without_slurm
+from slurm_helpers import batch_script, call, node_states, processes, submit_script, task_processes, wait_until
 
 
 def test_every_node_is_idle_once_start_returns(quiet_cluster):
     assert node_states(quiet_cluster) == dict.fromkeys(("n1", "n2", "n3", "n4"), "idle")
     partitions = call(quiet_cluster, "sinfo", "--noheader", "--format=%P %D %G").splitlines()
     assert partitions == ["batch* 4 gpu:2", "gpu 4 gpu:2", "cpu 4 gpu:2"]
-    assert local_cluster(quiet_cluster, "status").returncode == 0
+    assert quiet_cluster.try_script("status").returncode == 0
 
 
 @pytest.fixture
@@ -40,20 +27,18 @@ def folder(cluster) -> Iterator[Path]:
     """A folder for a second cluster, beside the first; stopped at the end."""
     made = Path(tempfile.mkdtemp(prefix="crossthink-slurm-", dir="/tmp"))
     yield made
-    local_cluster(Cluster(made), "stop")
+    Cluster(made).try_script("stop")
     shutil.rmtree(made)
 
 
 def test_two_clusters_stand_side_by_side_and_stop_leaves_nothing(cluster, folder, tmp_path):
     second = Cluster(folder)
-    started = local_cluster(
-        second, "start", "--nodes", "12", "--gpus", "8", "--cpus", "64", "--nodes-like", "Feature=h100"
-    )
+    started = second.try_script("start", "--nodes", "12", "--gpus", "8", "--cpus", "64", "--nodes-like", "Feature=h100")
     assert started.returncode == 0, started.stderr
     assert set(node_states(second).values()) == {"idle"} and len(node_states(second)) == 12
-    again = local_cluster(second, "start", "--nodes", "2")
+    again = second.try_script("start", "--nodes", "2")
     assert again.returncode == 0 and "runs already" in again.stdout and "12 nodes" in again.stdout
-    printed = local_cluster(second, "env").stdout
+    printed = second.try_script("env").stdout
     assert printed == f"export SLURM_CONF={folder}/slurm.conf\n"
 
     parts = "\n#SBATCH hetjob\n".join(
@@ -61,8 +46,8 @@ def test_two_clusters_stand_side_by_side_and_stop_leaves_nothing(cluster, folder
         for nodes in (4, 8)
     )
     large = batch_script(tmp_path / "large", parts, "hostname")
-    assert try_call(["sbatch", "--test-only", large], run_env(second)).returncode == 0
-    assert try_call(["sbatch", "--test-only", large], run_env(cluster)).returncode != 0
+    assert second.try_call("sbatch", "--test-only", large).returncode == 0
+    assert cluster.try_call("sbatch", "--test-only", large).returncode != 0
 
     # A task may leave slurmstepd's session, its parent and its environment.
     marker = tmp_path / "task"
@@ -72,34 +57,34 @@ def test_two_clusters_stand_side_by_side_and_stop_leaves_nothing(cluster, folder
     wait_until("four of them run", lambda: len(task_processes(str(marker))) >= 4, 120)
     daemons = processes(folder)
     assert len(daemons) >= 14
-    stopped = local_cluster(second, "stop")
+    stopped = second.try_script("stop")
     assert stopped.returncode == 0, stopped.stderr
     assert not processes(folder) and not processes(marker)
-    assert local_cluster(second, "stop").returncode == 0
-    assert local_cluster(second, "status").returncode == 1
-    assert local_cluster(cluster, "status").returncode == 0, "the other cluster goes on"
+    assert second.try_script("stop").returncode == 0
+    assert second.try_script("status").returncode == 1
+    assert cluster.try_script("status").returncode == 0, "the other cluster goes on"
 
-    assert local_cluster(second, "start", "--nodes", "1").returncode == 0
+    assert second.try_script("start", "--nodes", "1").returncode == 0
     assert node_states(second) == {"n1": "idle"}
     assert call(second, "squeue", "--noheader") == "", "no job of before"
 
 
 def test_what_has_died_is_named_and_cleared_away(cluster, folder):
     dying = Cluster(folder)
-    assert local_cluster(dying, "start", "--nodes", "1").returncode == 0
+    assert dying.try_script("start", "--nodes", "1").returncode == 0
     controller = int((folder / "slurmctld.pid").read_text())
     os.kill(controller, 9)
     wait_until("it is gone", lambda: controller not in processes(folder), 120)
-    status = local_cluster(dying, "status")
+    status = dying.try_script("status")
     assert status.returncode == 1
     assert "slurmctld does not run" in status.stdout and "n1 runs" in status.stdout
-    assert local_cluster(dying, "start-node", "n1").returncode == 1
-    assert local_cluster(dying, "start", "--nodes", "2").returncode == 0
+    assert dying.try_script("start-node", "n1").returncode == 1
+    assert dying.try_script("start", "--nodes", "2").returncode == 0
     assert node_states(dying) == {"n1": "idle", "n2": "idle"}
 
 
 def test_a_start_that_fails_shows_the_log_and_leaves_nothing(cluster, folder):
-    failed = local_cluster(Cluster(folder), "start", "--nodes-like", "NoSuchWord=1")
+    failed = Cluster(folder).try_script("start", "--nodes-like", "NoSuchWord=1")
     assert failed.returncode == 1
     assert "NoSuchWord" in failed.stderr and "did not start" in failed.stderr
     assert not processes(folder)
@@ -128,7 +113,7 @@ def test_bad_usage_is_named(cluster, words, message):
 
 
 def test_nodes_of_another_cluster_are_refused(cluster):
-    refused = local_cluster(cluster, "kill-node", "n9")
+    refused = cluster.try_script("kill-node", "n9")
     assert refused.returncode == 2
     assert "node 'n9' is not of this cluster; it has n1 n2 n3 n4" in refused.stderr
 

@@ -5,21 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from slurm_cluster import Cluster
 from slurm_helpers import (
-    Cluster,
     batch_script,
     call,
     clear_requeue_delay,
     components,
     job_fields,
-    local_cluster,
     node_states,
     output,
     processes,
-    run_env,
     submit_script,
     task_processes,
-    try_call,
     wait_job,
     wait_until,
 )
@@ -83,7 +80,7 @@ squeue --noheader --jobs="$SLURM_JOB_ID" --format='%i %A %e'"""
 )
 def test_a_trial_submission_notices_what_cannot_be(cluster, tmp_path, options, refused):
     script = batch_script(tmp_path / "job", "", "hostname")
-    done = try_call(["sbatch", "--test-only", *options, script], run_env(cluster))
+    done = cluster.try_call("sbatch", "--test-only", *options, script)
     assert (done.returncode != 0) == refused, done.stderr
 
 
@@ -91,7 +88,7 @@ def test_a_trial_submission_looks_at_each_part_by_itself(cluster, tmp_path):
     def code(*nodes: int, partition: str = "cpu") -> int:
         parts = "\n#SBATCH hetjob\n".join(f"#SBATCH --nodes={n} --partition={partition}" for n in nodes)
         script = batch_script(tmp_path / "job", parts, "hostname")
-        return try_call(["sbatch", "--test-only", script], run_env(cluster)).returncode
+        return cluster.try_call("sbatch", "--test-only", script).returncode
 
     assert code(2, 2) == 0
     assert code(2, 5) != 0
@@ -188,7 +185,7 @@ echo "srun ended with $?" """
     job = submit_script(cluster, script)
     tasks = wait_until("the task runs", lambda: task_processes(marker), 120)
     node = job_fields(cluster, job + 1)["NodeList"]
-    assert local_cluster(cluster, "kill-node", node).returncode == 0
+    assert cluster.try_script("kill-node", node).returncode == 0
     assert not tasks & processes(marker), "what ran on the node is killed with it"
     if not noticed:
         call(cluster, "scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=killed")
@@ -201,7 +198,7 @@ echo "srun ended with $?" """
     assert "srun ended with 0" in said
     assert node not in {part["NodeList"] for part in components(cluster, job)}
     assert node_states(cluster)[node].rstrip("*") == "down"
-    assert local_cluster(cluster, "start-node", node).returncode == 0
+    assert cluster.try_script("start-node", node).returncode == 0
     assert node_states(cluster)[node] == "idle"
 
 
@@ -215,9 +212,9 @@ def test_tasks_outlive_their_slurmd_until_it_is_started_again(quiet_cluster, tmp
     script = batch_script(tmp_path / "job", "#SBATCH --nodes=2 --requeue", f"srun bash {marker}")
     job = submit_script(quiet_cluster, script)
     wait_until("two tasks run", lambda: len(task_processes(marker)) == 2, 120)
-    assert local_cluster(quiet_cluster, "kill-node", "n2", "--daemon-only").returncode == 0
+    assert quiet_cluster.try_script("kill-node", "n2", "--daemon-only").returncode == 0
     call(quiet_cluster, "scontrol", "update", "NodeName=n2", "State=DOWN", "Reason=killed")
     wait_job(quiet_cluster, job, ("PENDING",))
     assert len(task_processes(marker)) == 1, "SLURM has given the job up, and its rank on n2 goes on"
-    assert local_cluster(quiet_cluster, "start-node", "n2").returncode == 0
+    assert quiet_cluster.try_script("start-node", "n2").returncode == 0
     wait_until("n2's slurmd has killed it", lambda: not task_processes(marker), 120)

@@ -57,6 +57,7 @@ def refuses(tmp_path: Path, slurm: FakeSlurm) -> Callable[..., str]:
         (("cluster.image=a.sif",), ("cluster.image=", "cluster.style=none", "pyxis, apptainer")),
         (("cluster=pyxis", "cluster.image=/none/a.sqsh"), ("cluster.image=/none/a.sqsh", "does not exist")),
         (("nodes.gpus_per_node=3",), ("nodes.gpus_per_node=3", "do not fill")),
+        (("cluster.gres='gpu:h100:8'",), ("cluster.gres=gpu:h100:8", "8 GPUs", "nodes.gpus_per_node=4")),
         (("actor.tensor_parallel=0",), ("actor.tensor_parallel=0", "at least 1")),
         (
             ("nodes.actor=2", "nodes.gpus_per_node=2", "actor.tensor_parallel=4", "actor.pipeline_parallel=1"),
@@ -162,7 +163,16 @@ def test_a_layout_that_does_not_fit_the_gpus(monkeypatch: pytest.MonkeyPatch) ->
     assert len(asked) == 2
 
 
-@pytest.mark.parametrize("words", [(), ("nodes.actor=2", "actor.data_parallel=2", "rollout.servers=2"), ("seed=1",)])
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("cluster.gres='gpu:h100:4,tmp:1'",),
+        ("cluster.gres='tmp:1'",),
+        ("nodes.actor=2", "actor.data_parallel=2", "rollout.servers=2"),
+        ("seed=1",),
+    ],
+)
 def test_what_is_allowed(words: tuple[str, ...]) -> None:
     check_config(settled_config("/runs/a", *words))
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-from slurm_helpers import Cluster, run_env, try_call, wait_job
+from slurm_cluster import Cluster
+from slurm_helpers import wait_job
 from train_helpers import TinyWorld
 
 NEMO = Path(__file__).parents[2] / ".venv-nemo" / "bin" / "python"
@@ -18,22 +19,27 @@ LIMIT_S = 600.0
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.skipif(not NEMO.exists(), reason="needs NeMo-Aligner's environment: make nemo")
-def test_two_steps_with_a_critic_server(quiet_cluster: Cluster, tiny_world: TinyWorld, tmp_path: Path) -> None:
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_two_steps_with_a_critic_server(
+    ranks: int, quiet_cluster: Cluster, tiny_world: TinyWorld, tmp_path: Path
+) -> None:
     out = tmp_path / "run"
     words = [
         "recipe=tiny", f"model={tiny_world.base}", f"data={tiny_world.pool}", f"out={out}", "steps=2", "algorithm=ppo",
         "actor=aligner", "actor.reference=offload", "actor.threads=1", "prompts_per_step=4", "samples_per_prompt=4",
-        "micro_batch_tokens=512", "nodes.actor=1", "nodes.gpus_per_node=1", "nodes.reward=1", "cluster=local",
+        "micro_batch_tokens=512", "nodes.actor=1", f"nodes.gpus_per_node={ranks}", f"actor.tensor_parallel={ranks}",
+        "nodes.reward=1", "cluster=local",
     ]  # fmt: skip
-    submitted = try_call([NEMO, "-m", "recipes.cli", "submit", *words], run_env(quiet_cluster))
+    submitted = quiet_cluster.try_call(NEMO, "-m", "recipes.cli", "submit", *words)
     assert submitted.returncode == 0, submitted.stderr
     job = json.loads((out / "cluster" / "submission.json").read_text())["jobs"][0]
 
     wait_job(quiet_cluster, int(job), ("COMPLETED",), LIMIT_S)
     steps = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in steps] == [1, 2] and all("value_loss" in line for line in steps)
-    critic = json.loads((out / "cluster" / "attempts" / f"{job}.0" / "ends" / "critic_0.json").read_text())
-    assert (critic["code"], critic["followed"]) == (0, True)
+    ends = [json.loads(path.read_text()) for path in (out / "cluster" / "attempts").glob(f"{job}.0/ends/critic_*.json")]
+    assert len(ends) == ranks and all(end["followed"] for end in ends)
+    assert next(end["code"] for end in ends if end["task"] == "critic_0") == 0
     mine = str(out)
     assert not [p for p in psutil.process_iter() if p.pid != os.getpid() and mine in " ".join(_words(p))]
 

@@ -9,9 +9,10 @@ import pytest
 from submit_helpers import attempt, checkpoint, end, settled_config
 
 from conf.cluster import ClusterConfig
+from recipes.run_files import newest_step
 from recipes.run_folder import claim
 from slurm.attempt import End, Outcome, outcomes
-from slurm.decide import bad_nodes, cause_of, main, newest_step, outcome_of
+from slurm.decide import bad_nodes, cause_of, main, outcome_of
 from slurm.settings import write_cluster
 from slurm.submit import training
 

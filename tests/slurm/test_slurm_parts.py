@@ -13,9 +13,9 @@ from submit_helpers import config, settled_config
 from conf.cluster import SubmitConfig
 from conf.nodes import NodesConfig
 from crossthink.errors import ConfigError
-from recipes.nodes import check_nodes, with_servers
-from slurm.limits import seconds_of
-from slurm.parts import Component, Tasks, components, mounts, python_of, tasks
+from recipes.nodes import check_nodes, own_rollout_servers, with_servers
+from slurm.parts import Component, Tasks, components, gpus_of, mounts, python_of, tasks
+from slurm.time_limit import seconds_of
 
 SERVERS = ("rollout.servers=2",)
 NODES = ("nodes.rollout=2", "nodes.reward=1")
@@ -181,6 +181,29 @@ def test_containers_see_what_the_run_reads_and_writes_once_each(tmp_path: Path) 
         "/opt:/opt:ro",
     ]
     assert mounts(config("/runs/a"), "/runs/a") == ["/runs/a:/runs/a"]
+
+
+@pytest.mark.parametrize(
+    "gres, count",
+    [
+        (None, 0),
+        ("gpu", 1),
+        ("gpu:8", 8),
+        ("gpu:h100", 1),
+        ("gpu:h100:8", 8),
+        ("tmp:4", 0),
+        ("gpu:a:2,gpu:b:3,tmp:4", 5),
+        ("gpu:0", 0),
+    ],
+)
+def test_gpus_of_a_list_of_resources(gres: str | None, count: int) -> None:
+    assert gpus_of(gres) == count
+
+
+def test_own_rollout_servers() -> None:
+    assert own_rollout_servers(config("/runs/a", "rollout.servers=3")) == 3
+    assert own_rollout_servers(config("/runs/a", "rollout.url=[http://r:1]", "rollout.servers=3")) == 0
+    assert own_rollout_servers(config("/runs/a")) == 0
 
 
 def test_the_python_that_runs_the_tasks() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster_helpers import RECIPES, published_folder, two_domains
-from slurm_helpers import Cluster, local_cluster, run_env, try_call
+from slurm_cluster import Cluster
 
 from conf.cluster import STYLES, SubmitConfig
 from conf.compose import resolve
@@ -27,11 +27,11 @@ def big_cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="crossthink-slurm-", dir="/tmp"))
     made = Cluster(folder)
     try:
-        started = local_cluster(made, "start", "--nodes", "7", "--gpus", "8", "--cpus", "64")
+        started = made.try_script("start", "--nodes", "7", "--gpus", "8", "--cpus", "64")
         assert started.returncode == 0, started.stderr
         yield made
     finally:
-        assert local_cluster(made, "stop").returncode == 0
+        assert made.try_script("stop").returncode == 0
         shutil.rmtree(folder)
 
 
@@ -70,7 +70,7 @@ def test_slurm_accepts_both_recipes_with_both_engines(
     style: str, big_cluster: Cluster, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
-    for key, value in run_env(big_cluster).items():
+    for key, value in big_cluster.environment.items():
         monkeypatch.setenv(key, value)
     for recipe in RECIPES:
         for engine in ("aligner", "megatron"):
@@ -78,8 +78,8 @@ def test_slurm_accepts_both_recipes_with_both_engines(
             assert submit.run(config, dry_run=True) == 0
             script = tmp_path / f"{recipe}_{engine}.sh"
             script.write_text(capsys.readouterr().out)
-            accepted = try_call(["sbatch", "--test-only", script], run_env(big_cluster))
+            accepted = big_cluster.try_call("sbatch", "--test-only", script)
             assert accepted.returncode == 0, accepted.stderr
             if shellcheck := shutil.which("shellcheck"):
-                assert try_call([shellcheck, script], run_env(big_cluster)).stdout == ""
+                assert big_cluster.try_call(shellcheck, script).stdout == ""
             assert not (data / "runs").exists()

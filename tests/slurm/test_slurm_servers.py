@@ -37,8 +37,8 @@ def test_addresses_are_waited_for(now: Attempt, tmp_path: Path) -> None:
     now.publish("rollout_0", "http://n3:5")
     with servers.rollout(made, tmp_path) as urls:
         assert urls == ["http://n3:5"]
-    with servers.critic(made, 4) as url:
-        assert url is None
+    with servers.critic(made, 4) as critic:
+        assert critic is None
 
 
 def test_servers_of_others_are_not_waited_for(now: Attempt, tmp_path: Path) -> None:
@@ -53,8 +53,10 @@ def test_servers_of_others_are_not_waited_for(now: Attempt, tmp_path: Path) -> N
 def test_the_critic_is_one(now: Attempt) -> None:
     made = settled_config("/runs/a", "actor=aligner", "algorithm=ppo")
     now.publish("critic_0", "http://127.0.0.1:5")
-    with PublishedServers(now, 60.0).critic(made, 4) as url:
-        assert url == "http://127.0.0.1:5"
+    (now.logs / "critic_0.log").write_text("RuntimeError: out of memory\n")
+    with PublishedServers(now, 60.0).critic(made, 4) as critic:
+        assert critic is not None and critic.url == "http://127.0.0.1:5"
+        assert "logs/7.0/critic_0.log:\nRuntimeError: out of memory" in critic.last_words()
 
 
 def test_a_server_that_ended_is_not_waited_for(now: Attempt, tmp_path: Path) -> None:
@@ -103,6 +105,15 @@ def test_nodes_with_too_few_gpus_or_none() -> None:
 def test_tasks_of_a_node(text: str, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", text)
     assert places.tasks_here() == most
+
+
+def test_the_threads_of_a_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLURM_STEP_TASKS_PER_NODE", "4(x2)")
+    monkeypatch.setattr(places, "threads_each", {4: 16}.__getitem__)
+    cluster = ClusterConfig(name="test")
+    assert places.threads(cluster) == 16
+    cluster.cpus_per_task = 7
+    assert places.threads(cluster) == 7
 
 
 def test_the_address_of_a_node(monkeypatch: pytest.MonkeyPatch) -> None:

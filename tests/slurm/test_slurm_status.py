@@ -12,6 +12,7 @@ from conf.cluster import StatusConfig
 from crossthink.errors import ConfigError
 from recipes.run_folder import claim
 from slurm.attempt import Outcome, write_outcome
+from slurm.decide import cause_of
 from slurm.status import run, status
 from slurm.submit import training
 
@@ -98,6 +99,22 @@ def test_the_first_error_of_an_attempt_under_way(slurm: FakeSlurm, folder: Path)
         end("rank_1", -9, 0.5, followed=True), end("rank_3", 75, 0.1),
     )  # fmt: skip
     assert status(folder).error == "rank_2 on node-rank_2 ended with 2: no\nsuch file"
+
+
+def test_status_blames_the_task_that_the_decision_blames(slurm: FakeSlurm, folder: Path) -> None:
+    ends = [
+        end("rollout_0", 1, 0.2, said="no port"), end("rank_0", 1, 0.5, said="connection closed"),
+        end("rank_2", -9, 3.0, said="Killed"), end("rank_1", -6, 1.0), end("rank_3", -9, 0.4, followed=True),
+    ]  # fmt: skip
+    attempt(folder, "41.0", *ends)
+    cause = cause_of(1, sorted(ends, key=lambda one: one.time), 4)
+    assert cause.node == "node-rank_2"
+    assert status(folder).error == "rank_2 on node-rank_2 ended with -9: Killed"
+    now = attempt(folder, "41.1", end("rank_0", 1, 0.1), end("rank_1", -9, 9.0, hung=True, said="at all_reduce"))
+    assert cause_of(1, now.ends(), 2).said == "1 ranks gave no sign of life. at all_reduce"
+    assert status(folder).error == "rank_1 on node-rank_1 ended with -9: at all_reduce"
+    attempt(folder, "41.2", end("rollout_0", 1, 0.2, said="no port"), end("rank_0", 75, 0.5))
+    assert status(folder).error == "rollout_0 on node-rollout_0 ended with 1: no port"
 
 
 def test_an_error_of_many_lines_is_shown_from_its_end(

@@ -7,18 +7,11 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from slurm_helpers import Cluster as Local
-from slurm_helpers import run_env
+from slurm_cluster import Cluster, differences, kill, submit
 from train_helpers import TinyWorld, succeed
-
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-sys.path.append(str(BENCHMARKS))
-
-from slurm_cluster import Cluster, differences, kill, submit  # noqa: E402
 
 LIMIT_S = 240.0
 STEPS, SAVED_EVERY, KILLED_AT = 8, 4, 5  # far enough from the end that a slow machine kills before it
@@ -35,18 +28,17 @@ def settings(world: TinyWorld) -> list[str]:
 
 @pytest.mark.timeout(600)
 def test_a_rank_dies_and_the_requeued_job_ends_as_a_run_that_never_saw_slurm(
-    quiet_cluster: Local, tiny_world: TinyWorld, tmp_path: Path
+    quiet_cluster: Cluster, tiny_world: TinyWorld, tmp_path: Path
 ) -> None:
     words = settings(tiny_world)
     succeed("train", f"out={tmp_path / 'without'}", *words)
-    cluster = Cluster(quiet_cluster.folder, run_env(quiet_cluster))
     nodes = ["nodes.actor=2", "nodes.gpus_per_node=1", "nodes.rollout=1", "nodes.reward=1", "cluster=local"]
-    run = submit(cluster, tmp_path / "run", *words, *nodes)
+    run = submit(quiet_cluster, tmp_path / "run", *words, *nodes)
 
     run.wait_step(KILLED_AT, LIMIT_S)
     kill(run.rank(1))
     with pytest.raises(subprocess.CalledProcessError) as refused:
-        submit(cluster, run.out, *words, *nodes, "resume=true")
+        submit(quiet_cluster, run.out, *words, *nodes, "resume=true")
     assert f"already has job {run.job}" in refused.value.stderr
 
     assert run.wait_done(LIMIT_S) == 0, run.story()
@@ -55,6 +47,6 @@ def test_a_rank_dies_and_the_requeued_job_ends_as_a_run_that_never_saw_slurm(
     first = run.outcomes()[0]
     assert (first["code"], first["step"]) == (75, SAVED_EVERY)
     assert "rank_1 was ended by signal 9" in first["said"]
-    status = json.loads(cluster.crossthink("status", f"run={run.out}", "json=true"))
+    status = json.loads(quiet_cluster.crossthink("status", f"run={run.out}", "json=true"))
     assert (status["step"], status["saved"]) == (STEPS, STEPS)
     assert [one["attempt"] for one in status["attempts"]] == [f"{run.job}.0", f"{run.job}.1"]

@@ -5,17 +5,24 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from submit_helpers import attempt, end
+from submit_helpers import attempt, end, settled_config
 
 from conf.cluster import ClusterConfig
+from conf.compose import to_yaml
+from crossthink.errors import ConfigError
+from crossthink.procs import free_port
+from slurm import places
 from slurm import watch as watch_module
 from slurm.attempt import CLUSTER, CURRENT, STOP, Attempt, End
+from slurm.submit import training
 from slurm.watch import Watched, child_environment, watch
 
 CHILD = """
@@ -285,6 +292,35 @@ def test_the_environment_of_a_rank(watched: Watched) -> None:
     watched.cluster.interface = None
     assert not any("IFNAME" in name for name in child_environment(watched, given, 9))
     assert child_environment(watched, {**given, "GOMP_SPINCOUNT": "0"}, 9)["GOMP_SPINCOUNT"] == "0"
+    watched.cluster.cpus_per_task = 7
+    assert child_environment(watched, given, 9)["CROSSTHINK_THREADS"] == "7"
+
+
+def critic_with(watched: Watched, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict[str, str]:
+    """The environment of the critic's first rank in a run with these settings."""
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    made = settled_config(watched.run, "algorithm=ppo", "actor=aligner", *words)
+    (watched.run / "config.yaml").write_text(to_yaml(training(made)))
+    return child_environment(replace(watched, role="critic"), {"SLURM_STEP_NUM_TASKS": "4"}, 9)
+
+
+def test_the_critics_threads_and_port_are_the_users(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(places, "threads_each", {2: 16}.__getitem__)
+    made = critic_with(watched, monkeypatch)
+    assert made["OMP_NUM_THREADS"] == "16" and int(made["CROSSTHINK_CRITIC_PORT"]) > 1023
+    assert made["CROSSTHINK_RENDEZVOUS"].endswith("rendezvous_critic.json")
+    port = free_port()
+    made = critic_with(watched, monkeypatch, "actor.threads=3", f"critic.port={port}")
+    assert (made["OMP_NUM_THREADS"], made["CROSSTHINK_CRITIC_PORT"]) == ("3", str(port))
+
+
+def test_a_critics_port_that_another_program_has(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=f"critic.port={port} cannot be had on 127.0.0.1"):
+            critic_with(watched, monkeypatch, f"critic.port={port}")
 
 
 def test_the_child_sees_nothing_of_slurm(watched: Watched, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -303,6 +339,10 @@ def test_an_attempt_knows_itself_and_its_successor(tmp_path: Path, monkeypatch: 
     assert Attempt.from_environment() == now and now.is_current() and not now.is_over() and not now.must_stop()
     later = attempt(tmp_path, "7.1")
     assert later.is_current() and not now.is_current()
+    assert Attempt.current(tmp_path) == later and Attempt.current(tmp_path / "other") is None
+    assert later.is_wanted() and not now.is_wanted()
+    (later.folder / "over").touch()
+    assert later.is_over() and not later.is_wanted()
     assert now.published("reward_0") is None
     now.publish("reward_0", "http://n1:5")
     assert (now.published("reward_0"), later.published("reward_0")) == ("http://n1:5", None)

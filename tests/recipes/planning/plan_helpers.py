@@ -14,6 +14,8 @@ SEVEN = ("recipe=crossthink_7b", *ON_THE_ACTOR)
 THIRTY_TWO = ("recipe=crossthink_32b", *ON_THE_ACTOR)
 APART = ("rollout.servers=0", "rollout.colocated=false")
 """With nodes.rollout=N: servers that fill those nodes."""
+URL = ("rollout.url=[http://a:8001,http://b:8001]",)
+"""Servers of others, which count and not those of ON_THE_ACTOR."""
 
 
 @lru_cache(maxsize=256)

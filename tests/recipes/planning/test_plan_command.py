@@ -66,7 +66,7 @@ def test_json_has_everything_and_nothing_else_is_printed(capsys: pytest.CaptureF
         assert sum(item["bytes"] for item in one["items"]) == pytest.approx(one["bytes"])
         assert {item["from"] for item in one["items"]} <= {"formula", "measured", "published", "assumed"}
     assert {one["stage"] for one in plan["memory"]} == {0, 1, 2, 3}
-    assert [one["phase"] for one in plan["time"]["phases"]] == ["rollout", "rewards", "log_probs", "train", "refit"]
+    assert [one["phase"] for one in plan["time"]["phases"]] == ["rollout", "reward", "log_probs", "train", "refit"]
     assert sum(one["seconds"] for one in plan["time"]["phases"]) == pytest.approx(plan["time"]["step_s"])
     assert {one["group"] for one in plan["traffic"]} == {"TP", "PP", "DP", "refit"}
     assert plan["efficiency"]["network"] == 0.7

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from plan_helpers import APART, SEVEN, THIRTY_TWO, job_of
+from plan_helpers import APART, SEVEN, THIRTY_TWO, URL, job_of
 
 from recipes.planning.communication import (
     all_reduce,
@@ -18,7 +18,8 @@ from recipes.planning.communication import (
     traffic,
 )
 from recipes.planning.interface import Job
-from recipes.planning.weights import count, stage_parameters
+from recipes.planning.parameters import count
+from recipes.planning.weights import stage_parameters
 
 
 def sent(job: Job) -> dict[tuple[str, str], float]:
@@ -44,8 +45,9 @@ def test_tensor_parallel_traffic_of_the_7b_recipe() -> None:
     assert positions_of_rank(job) == positions
     forward = 28 * layer_traffic(job.shape, positions, 4, 2)
     found = sent(job)
-    # Forward, forward again, backward, and the inputs gathered once more for the weights' gradients.
-    assert found["train: activations", "TP"] == pytest.approx(3.25 * forward)
+    # Forward, forward again, backward, and the inputs gathered once more for the weights' gradients: of a layer's four
+    # all-gathers and reduce-scatters two, before QKV and before the MLP.
+    assert found["train: activations", "TP"] == pytest.approx(3.5 * forward)
     assert found["log_probs: activations", "TP"] == pytest.approx(forward)
     plain = sent(job_of(*SEVEN, "actor.recompute=none", "actor.sequence_parallel=false"))
     assert plain["train: activations", "TP"] == pytest.approx(2 * forward)
@@ -101,6 +103,7 @@ def test_a_refit_carries_the_whole_model_in_bfloat16() -> None:
             {"TP": "node", "DP": "network"},
         ),
         ((*SEVEN, *APART, "nodes.rollout=1"), {"TP": "node", "DP": "node", "refit": "network"}),
+        ((*SEVEN, *URL, "rollout.colocated=false"), {"TP": "node", "DP": "node", "refit": "network"}),
     ],
 )
 def test_links_follow_megatrons_rank_order(words: tuple[str, ...], links: dict[str, str]) -> None:

@@ -20,7 +20,8 @@ from recipes.planning import rollout_memory
 from recipes.planning.activations import head_bytes, in_flight, layer_bytes, micro_batch, train_items
 from recipes.planning.interface import Item, Job, PhaseMemory
 from recipes.planning.memory import CONTEXT_BYTES, FRAGMENTATION, fit, memory
-from recipes.planning.weights import count, critic_parameters, hf_tensors, stage_parameters, vocabulary_rows
+from recipes.planning.parameters import count, hf_tensors
+from recipes.planning.weights import critic_parameters, stage_parameters, vocabulary_rows
 from recipes.rollout.local import prefill, row_cache
 
 QWEN_7B, QWEN_32B = 7_615_616_512, 32_763_876_352  # parameters that Qwen states for its base models

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from plan_helpers import SEVEN, THIRTY_TWO, configured, job_of
+from plan_helpers import APART, SEVEN, THIRTY_TWO, URL, configured, job_of
 
 from crossthink.errors import ConfigError
 from recipes.planning import table
@@ -24,6 +24,19 @@ def test_stages_that_are_alike_stand_together() -> None:
     assert "stages 0, 3 of 4" in text and "stages 1, 2 of 4" in text
     assert "5.00" in text and "4.00" in text
     assert "79.83" in text and "80.83" in text  # left of 79 GiB
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("rollout=local", "rollout.servers=0", "rollout.colocated=false"), "rollout=local on the actor's ranks;"),
+        ((), "rollout=trtllm on 8 servers on the actor's GPUs;"),
+        ((*URL, "rollout.colocated=false"), "rollout=trtllm on 2 servers of rollout.url;"),
+        ((*APART, "nodes.rollout=1"), "rollout=trtllm on 8 GPUs of their own;"),
+    ],
+)
+def test_the_first_lines_say_who_generates(words: tuple[str, ...], said: str) -> None:
+    assert said in table.layout_line(job_of(*SEVEN, *words))
 
 
 def test_a_sum_is_as_well_known_as_its_least_known_part() -> None:

@@ -8,19 +8,21 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from plan_helpers import APART, SEVEN, THIRTY_TWO, configured, job_of
+from plan_helpers import APART, SEVEN, THIRTY_TWO, URL, configured, job_of
 
 from conf.plan import EfficiencyConfig
 from crossthink.errors import ConfigError
 from recipes.models import flops
-from recipes.planning.generation import Engine, decode_seconds, engine_of, prefill_seconds, sharing_engines
+from recipes.planning.generation import Server, decode_costs, decode_seconds, server_of, sharing_servers
 from recipes.planning.gpus import GPUS, gpu_of, peak_flops
 from recipes.planning.interface import Job
 from recipes.planning.lengths import busy_steps, longest_share, response_lengths
-from recipes.planning.parameters import all_parameters
+from recipes.planning.memory import memory
+from recipes.planning.parameters import all_parameters, count
 from recipes.planning.passes import HALF_SPEED_ROWS, bubble_share, micro_batches, pass_time, work_of
+from recipes.planning.rollout_memory import trtllm_generation, trtllm_weights
 from recipes.planning.timing import PARTS, adam_seconds, estimate, step_seconds, times, train_passes
-from recipes.planning.weights import count, stage_parameters
+from recipes.planning.weights import stage_parameters
 
 PERFECT = EfficiencyConfig(
     train=1.0, log_probs=1.0, prefill=1.0, decode=1.0, decode_overhead_ms=0.0, fp8=1.0, network=1.0
@@ -72,67 +74,90 @@ def test_every_token_is_drawn_once_and_no_more_slots_are_busy_than_there_are(len
     assert sum(steps for steps, _ in found) >= max(max(lengths), math.ceil(sum(lengths) / slots))
 
 
-def test_the_engine_with_the_longest_sample_is_the_one_that_counts() -> None:
+def test_the_server_with_the_longest_sample_is_the_one_that_counts() -> None:
     assert longest_share([9, 8, 7, 6, 5], 2) == [9, 7, 5]
-    assert sharing_engines(32, 128) == 32
-    assert sharing_engines(32, 100) == 25  # some have four prompts, as if 25 engines had four each
-    assert sharing_engines(200, 128) == 128
+    assert sharing_servers(32, 128) == 32
+    assert sharing_servers(32, 100) == 25  # some have four prompts, as if 25 servers had four each
+    assert sharing_servers(200, 128) == 128
 
 
 # Rollout
 
 
+def decoding(server: Server, lengths: list[int], efficiency: EfficiencyConfig = PERFECT) -> tuple[float, float]:
+    costs = decode_costs(job_of(*SEVEN).shape, GPUS["h100"], server, 50, efficiency)
+    return decode_seconds(costs, server.slots, lengths, 50)
+
+
 def test_decoding_is_bound_by_the_memory_where_few_samples_run() -> None:
-    job = job_of(*SEVEN)
-    engine = Engine(1, 1, "bfloat16", 15e9, 1e5, slots=8, shares_prompts=True)
-    stepping, cached = decode_seconds(GPUS["h100"], job.shape, engine, [100] * 8, 50, PERFECT)
+    server = Server(1, "bfloat16", 15e9, 1e5, slots=8, shares_prompts=True)
+    stepping, cached = decoding(server, [100] * 8)
     assert stepping == pytest.approx(100 * 15e9 / 3.35e12)
     # 99 of 100 tokens are read back; the n-th of them sees the 50 of the prompt and n of its own.
     assert cached == pytest.approx(8 * sum(50 + n for n in range(1, 100)) * 1e5 / 3.35e12)
-    slower, half = decode_seconds(GPUS["h100"], job.shape, engine, [100] * 8, 50, replace(PERFECT, decode=0.5))
+    slower, half = decoding(server, [100] * 8, replace(PERFECT, decode=0.5))
     assert (slower, half) == (pytest.approx(2 * stepping), pytest.approx(2 * cached))
-    overhead = replace(PERFECT, decode_overhead_ms=2.0)
-    late, _ = decode_seconds(GPUS["h100"], job.shape, engine, [100] * 8, 50, overhead)
+    late, _ = decoding(server, [100] * 8, replace(PERFECT, decode_overhead_ms=2.0))
     assert late == pytest.approx(stepping + 0.2)
 
 
 def test_decoding_is_bound_by_the_products_where_many_samples_run() -> None:
-    job = job_of(*SEVEN)
-    engine = Engine(1, 1, "bfloat16", 15e9, 0.0, slots=4096, shares_prompts=True)
-    stepping, _ = decode_seconds(GPUS["h100"], job.shape, engine, [10] * 4096, 50, PERFECT)
-    products = flops.body_flops(job.shape, 1, 0) + flops.head_flops(job.shape, 1)
+    shape = job_of(*SEVEN).shape
+    stepping, _ = decoding(Server(1, "bfloat16", 15e9, 0.0, slots=4096, shares_prompts=True), [10] * 4096)
+    products = flops.body_flops(shape, 1, 0) + flops.head_flops(shape, 1)
     assert stepping == pytest.approx(10 * 4096 * products / 989.4e12)
 
 
-def test_engines_of_each_kind() -> None:
-    trtllm = engine_of(job_of(*THIRTY_TWO))
-    assert (trtllm.count, trtllm.tensor, trtllm.number_format) == (8, 4, "bfloat16")
+def test_servers_of_each_kind() -> None:
+    trtllm = server_of(job_of(*THIRTY_TWO))
+    assert (trtllm.gpus, trtllm.number_format) == (4, "bfloat16")
     head = 152064 * 5120
     assert trtllm.weight_bytes == 2 * (32_763_876_352 - head)  # the embedding is looked up, not read
-    own = engine_of(job_of("recipe=crossthink_7b", "actor=megatron", "rollout=local", "nodes.rollout=0"))
-    assert (own.count, own.tensor, own.number_format, own.slots) == (8, 1, "float32", 512)
+    own = server_of(job_of("recipe=crossthink_7b", "actor=megatron", "rollout=local", "nodes.rollout=0"))
+    assert (own.gpus, own.number_format, own.slots) == (1, "float32", 512)
     assert own.kv_bytes == 28 * 2 * 4 * 128 * 4
-    apart = engine_of(job_of(*SEVEN, *APART, "nodes.rollout=2"))
-    assert apart.count == 16
-    fp8 = engine_of(job_of(*SEVEN, "rollout.trtllm.fp8_weights=true", "rollout.trtllm.kv_cache_dtype=fp8"))
-    assert (fp8.number_format, fp8.kv_bytes) == ("fp8", engine_of(job_of(*SEVEN)).kv_bytes / 2)
+    words = (*SEVEN, "rollout.trtllm.fp8_weights=true", "rollout.trtllm.kv_cache_dtype=fp8")
+    fp8 = server_of(job_of(*words))
+    assert (fp8.number_format, fp8.kv_bytes) == ("fp8", server_of(job_of(*SEVEN)).kv_bytes / 2)
+    held = trtllm_weights(job_of(*words)).amount
+    assert fp8.weight_bytes == pytest.approx(held - 2 * 152064 * 3584)  # the head stays in bfloat16
 
 
-def test_slots_are_what_the_cache_holds() -> None:
+def test_slots_are_what_the_cache_of_the_memory_table_holds() -> None:
     words = (*THIRTY_TWO, "rollout.trtllm.max_batch_size=100000")
-    engine = engine_of(job_of(*words))
-    room = 0.85 * (4 * GPUS["h100"].memory_bytes - engine.weight_bytes)
-    assert engine.slots == int(room / (engine.kv_bytes * 1000))
-    assert engine_of(job_of(*words, "gpu=h200")).slots > engine.slots
+    job = job_of(*words)
+    server, cache = server_of(job), trtllm_generation(job)[0].amount
+    assert server.slots == int(4 * cache / (server.kv_bytes * 1000))
+    assert server_of(job_of(*words, "gpu=h200")).slots > server.slots
 
 
 def test_a_group_reads_its_prompt_once() -> None:
-    job = job_of(*SEVEN)
-    engine = engine_of(job)
-    once = prefill_seconds(job, engine, 128, PERFECT)
-    assert once == pytest.approx(16 * flops.prefill_flops(job.shape, 300) / 989.4e12)
-    again = prefill_seconds(job, replace(engine, shares_prompts=False), 128, PERFECT)
+    words = (*SEVEN, "rollout.servers=8")
+    once = seconds(job_of(*words))["rollout", "prefill"]
+    assert once == pytest.approx(16 * flops.prefill_flops(job_of(*words).shape, 300) / 989.4e12)
+    again = seconds(job_of(*words, "rollout.trtllm.prefix_reuse=false"))["rollout", "prefill"]
     assert again == pytest.approx(8 * once)
+
+
+@pytest.mark.parametrize(
+    ("words", "phase", "makes_room"),
+    [
+        (("rollout=local", "rollout.servers=0", "rollout.colocated=false"), "actor", True),
+        (("rollout.colocated=true",), "actor", True),
+        (("rollout.colocated=false",), "actor", False),
+        ((*URL, "rollout.colocated=false"), "rollout", False),
+        ((*URL, "rollout.colocated=true"), "actor", True),
+        ((*APART, "nodes.rollout=1"), "rollout", False),
+    ],
+)
+def test_adam_moves_where_the_memory_says_so(words: tuple[str, ...], phase: str, makes_room: bool) -> None:
+    """As `recipes.rl.step.room_for_rollouts` has it: for servers elsewhere nothing makes room."""
+    job = job_of(*SEVEN, "actor.offload=true", *words)
+    assert job.makes_room is makes_room
+    assert (("rollout", "Adam's state to host memory") in seconds(job)) is makes_room
+    (rollout,) = (one for one in memory(job) if (one.phase, one.stage) == ("rollout", 0))
+    assert ("Adam moments" not in {item.name for item in rollout.items}) is makes_room
+    assert times(job, PERFECT)[0].on == phase
 
 
 # Training
@@ -239,7 +264,7 @@ def test_parts_of_the_overlap_are_those_of_the_loop() -> None:
 
 
 def test_lag_one_takes_the_longer_side_and_the_refit() -> None:
-    spent = {"rollout": 10.0, "rewards": 1.0, "log_probs": 2.0, "train": 4.0, "refit": 0.5}
+    spent = {"rollout": 10.0, "reward": 1.0, "log_probs": 2.0, "train": 4.0, "refit": 0.5}
     assert step_seconds(spent, 0) == (17.5, 0.0)
     assert step_seconds(spent, 1) == (11.5, 6.0 - 11.0)
     assert step_seconds({**spent, "train": 14.0}, 1) == (16.5, 16.0 - 11.0)

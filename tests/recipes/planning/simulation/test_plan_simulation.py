@@ -11,7 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.actors.packing import shares
-from recipes.planning.simulation import (
+from recipes.planning.simulation.events import MOST_SAMPLES, SHARE, Batch, Dealer, ServerSpeed, generate
+from recipes.planning.simulation.load import Load
+from recipes.planning.simulation.steps import (
     ActorSpeed,
     SamplePass,
     Setup,
@@ -20,15 +22,13 @@ from recipes.planning.simulation import (
     phase_s,
     simulate,
 )
-from recipes.planning.simulation_events import MOST_SAMPLES, SHARE, Batch, Dealer, ReplicaSpeed, generate
-from recipes.planning.simulation_load import Load
 from recipes.rollout.client import dealing
 from recipes.rollout.interface import Request, SamplingParams
 
-SPEED = ReplicaSpeed(slots=10_000, prefill_s=0.5, step_s=0.01, sample_s=0.001, kv_token_s=1e-5)
-PER_SAMPLE = ReplicaSpeed(slots=10_000, prefill_s=0.0, step_s=0.0, sample_s=0.001, kv_token_s=0.0)
+SPEED = ServerSpeed(slots=10_000, prefill_s=0.5, step_s=0.01, sample_s=0.001, kv_token_s=1e-5)
+PER_SAMPLE = ServerSpeed(slots=10_000, prefill_s=0.0, step_s=0.0, sample_s=0.001, kv_token_s=0.0)
 ACTOR = ActorSpeed(8, 4, 1, 1024, 0.0, SamplePass(0.1), SamplePass(0.3), 0.25)
-SETUP = Setup(lag=0, colocated=False, replicas=2, replica=SPEED, actor=ACTOR, refit_s=1.0, share=math.inf)
+SETUP = Setup(lag=0, colocated=False, servers=2, server=SPEED, actor=ACTOR, refit_s=1.0, share=math.inf)
 
 
 def batch_of(lengths: object, prompt_tokens: int = 100, longest: int | None = None) -> Batch:
@@ -43,7 +43,7 @@ def random_batch(seed: int, prompts: int, samples: int = 4, longest: int = 60) -
 # Generation of a batch.
 
 
-def test_one_replica_with_equal_lengths_takes_what_the_sum_says() -> None:
+def test_one_server_with_equal_lengths_takes_what_the_sum_says() -> None:
     prompts, samples, tokens, prompt = 3, 4, 20, 100
     made = generate(batch_of(np.full((prompts, samples), tokens), prompt), SPEED, [1.0])
     running = prompts * samples
@@ -53,13 +53,13 @@ def test_one_replica_with_equal_lengths_takes_what_the_sum_says() -> None:
     assert (made.samples == made.end).all()
 
 
-def test_a_replica_with_too_few_slots_takes_samples_in_turns() -> None:
+def test_a_server_with_too_few_slots_takes_samples_in_turns() -> None:
     made = generate(batch_of([[10, 10], [10, 10]]), replace(PER_SAMPLE, slots=2), [1.0])
     assert made.samples.ravel().tolist() == pytest.approx([0.02, 0.02, 0.04, 0.04])
 
 
 def test_a_free_slot_is_taken_at_once() -> None:
-    speed = ReplicaSpeed(slots=2, prefill_s=0.0, step_s=1.0, sample_s=0.0, kv_token_s=0.0)
+    speed = ServerSpeed(slots=2, prefill_s=0.0, step_s=1.0, sample_s=0.0, kv_token_s=0.0)
     made = generate(batch_of([[3, 9, 4, 2]]), speed, [1.0])
     assert made.samples.tolist() == [[3.0, 9.0, 7.0, 9.0]]
 
@@ -69,35 +69,35 @@ def test_a_short_sample_leaves_the_rest_faster() -> None:
     assert made.samples.ravel().tolist() == pytest.approx([0.01, 0.02])  # 5 steps of two, 10 of one
 
 
-@pytest.mark.parametrize("replicas", [1, 2, 4, 8, 16])
-def test_equal_replicas_share_work_that_divides(replicas: int) -> None:
+@pytest.mark.parametrize("servers", [1, 2, 4, 8, 16])
+def test_equal_servers_share_work_that_divides(servers: int) -> None:
     batch = batch_of(np.full((16, 8), 50))
     alone = generate(batch, PER_SAMPLE, [1.0]).end
-    assert generate(batch, PER_SAMPLE, [1.0] * replicas).end == pytest.approx(alone / replicas)
+    assert generate(batch, PER_SAMPLE, [1.0] * servers).end == pytest.approx(alone / servers)
 
 
 @given(st.integers(0, 10_000), st.integers(1, 12), st.integers(1, 5), st.integers(1, 9), st.floats(0.2, 1.0))
 @settings(deadline=None)
 def test_every_token_is_drawn_once_and_the_same_again(
-    seed: int, prompts: int, replicas: int, slots: int, share: float
+    seed: int, prompts: int, servers: int, slots: int, share: float
 ) -> None:
     batch = random_batch(seed, prompts)
-    factors = [1.0 + 0.3 * (n % 2) for n in range(replicas)]
+    factors = [1.0 + 0.3 * (n % 2) for n in range(servers)]
     speed = replace(SPEED, slots=slots)
     made, again = (generate(batch, speed, factors, share) for _ in range(2))
     assert made.tokens.sum() == batch.tokens
     assert (made.samples > 0).all()
-    assert made.replicas.max() == made.end
+    assert made.servers.max() == made.end
     assert (made.samples == again.samples).all()
-    # Nobody is faster than alone on the fastest replica, and all together not than without waiting for each other.
+    # Nobody is faster than alone on the fastest server, and all together not than without waiting for each other.
     work = batch.lengths * (speed.step_s + speed.sample_s + speed.kv_token_s * batch.prompt_tokens)
     assert (made.samples >= work * (1 - 1e-9)).all()
 
 
 @given(st.integers(0, 10_000), st.integers(2, 12), st.integers(2, 4))
 @settings(deadline=None)
-def test_samples_never_end_later_on_faster_replicas(seed: int, prompts: int, slots: int) -> None:
-    """On one replica: with several, dealing by who is done first may turn out worse (Graham's anomaly)."""
+def test_samples_never_end_later_on_faster_servers(seed: int, prompts: int, slots: int) -> None:
+    """On one server: with several, dealing by who is done first may turn out worse (Graham's anomaly)."""
     batch = random_batch(seed, prompts)
     slow, fast = (generate(batch, replace(SPEED, slots=slots), [factor]).samples for factor in (1.5, 1.0))
     assert slow == pytest.approx(1.5 * fast)
@@ -105,23 +105,23 @@ def test_samples_never_end_later_on_faster_replicas(seed: int, prompts: int, slo
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 50))
 @settings(deadline=None)
-def test_more_replicas_are_never_slower_where_all_groups_are_dealt_at_once(
-    prompts: int, replicas: int, tokens: int
+def test_more_servers_are_never_slower_where_all_groups_are_dealt_at_once(
+    prompts: int, servers: int, tokens: int
 ) -> None:
     batch = batch_of(np.full((prompts, 4), tokens))
-    ends = [generate(batch, SPEED, [1.0] * n, share=math.inf).end for n in (replicas, replicas + 1)]
+    ends = [generate(batch, SPEED, [1.0] * n, share=math.inf).end for n in (servers, servers + 1)]
     assert ends[1] <= ends[0] * (1 + 1e-12)
 
 
 def test_a_share_below_one_generates_two_groups_a_server_one_after_the_other() -> None:
     """Half of the groups wait while the weights are read for the others: 0.75 of two groups is one."""
-    speed = ReplicaSpeed(100, 0.0, 1.0, 0.0, 0.0)
+    speed = ServerSpeed(100, 0.0, 1.0, 0.0, 0.0)
     batch = batch_of(np.full((4, 8), 10))
     assert generate(batch, speed, [1.0, 1.0]).end == 20.0
     assert generate(batch, speed, [1.0, 1.0], share=math.inf).end == 10.0
 
 
-def test_a_slow_replica_gets_less() -> None:
+def test_a_slow_server_gets_less() -> None:
     made = generate(batch_of(np.full((40, 2), 50)), PER_SAMPLE, [1.0, 4.0])
     assert made.tokens[0] > 1.5 * made.tokens[1]
 
@@ -130,7 +130,7 @@ def test_a_slow_replica_gets_less() -> None:
 def test_steps_until_is_the_first_step_that_reaches_the_time(
     samples: int, cached: int, seconds: float, kv_token_s: float, step_s: float
 ) -> None:
-    speed = ReplicaSpeed(1, 0.0, step_s, 1e-5, kv_token_s)
+    speed = ServerSpeed(1, 0.0, step_s, 1e-5, kv_token_s)
     steps = speed.steps_until(seconds, samples, cached)
     assert speed.decode_s(steps, samples, cached) >= seconds
     assert steps == 0 or speed.decode_s(steps - 1, samples, cached) < seconds
@@ -138,7 +138,7 @@ def test_steps_until_is_the_first_step_that_reaches_the_time(
 
 def test_steps_until_where_the_cache_grows_faster_than_it_began() -> None:
     """linear is below 0 there, and its square all but the discriminant: a difference of like numbers."""
-    speed = ReplicaSpeed(1, 0.0, 1e-4, 1e-5, 1e-3)
+    speed = ServerSpeed(1, 0.0, 1e-4, 1e-5, 1e-3)
     steps = speed.steps_until(1e-12, 500, 0)
     assert steps >= 1 and speed.decode_s(steps, 500, 0) >= 1e-12
 
@@ -146,7 +146,7 @@ def test_steps_until_where_the_cache_grows_faster_than_it_began() -> None:
 @pytest.mark.parametrize(
     ("batch", "speed", "factors", "named"),
     [
-        (batch_of([[1]]), SPEED, [], "at least one replica"),
+        (batch_of([[1]]), SPEED, [], "at least one server"),
         (batch_of([[1]]), SPEED, [0.0], "every factor above 0"),
         (batch_of([[0]], longest=1), SPEED, [1.0], "the shortest is 0"),
         (batch_of([[5]], longest=4), SPEED, [1.0], "budget"),
@@ -154,7 +154,7 @@ def test_steps_until_where_the_cache_grows_faster_than_it_began() -> None:
         (batch_of([[1]]), replace(PER_SAMPLE, sample_s=0.0), [1.0], "must take time"),
     ],
 )
-def test_what_cannot_be_is_refused(batch: Batch, speed: ReplicaSpeed, factors: list[float], named: str) -> None:
+def test_what_cannot_be_is_refused(batch: Batch, speed: ServerSpeed, factors: list[float], named: str) -> None:
     with pytest.raises(ValueError, match=named):
         generate(batch, speed, factors)
 
@@ -205,7 +205,7 @@ def test_a_server_takes_no_more_samples_than_the_client_gives_it() -> None:
 # Steps.
 
 EQUAL = batch_of(np.full((8, 4), 20), 100)  # 32 samples: 8 on each of 4 data-parallel ranks
-GENERATION = 4 * 0.5 + 20 * (0.01 + 0.001 * 16) + 1e-5 * 16 * (20 * 100 + 190)  # 4 groups on each of 2 replicas
+GENERATION = 4 * 0.5 + 20 * (0.01 + 0.001 * 16) + 1e-5 * 16 * (20 * 100 + 190)  # 4 groups on each of 2 servers
 LOG_PROBS, TRAIN = 8 * 0.1, 8 * 0.3 + 0.25
 
 
@@ -263,8 +263,8 @@ def test_who_waits_in_line() -> None:
     assert one_after_another(np.array([0.0, 0.0, 10.0, 10.5]), 2.0).tolist() == [2.0, 4.0, 12.0, 14.0]
 
 
-def test_a_slow_rank_slows_the_passes_and_a_slow_replica_the_rollout() -> None:
-    setup = replace(SETUP, slow_ranks=Stragglers(1.0, 2.0), slow_replicas=Stragglers(1.0, 3.0))
+def test_a_slow_rank_slows_the_passes_and_a_slow_server_the_rollout() -> None:
+    setup = replace(SETUP, slow_ranks=Stragglers(1.0, 2.0), slow_servers=Stragglers(1.0, 3.0))
     (one,) = simulate(setup, [EQUAL], 0)
     assert one.rollout == pytest.approx(3 * GENERATION)
     assert one.log_probs == pytest.approx(2 * LOG_PROBS)
@@ -279,7 +279,7 @@ def test_stragglers_come_as_often_as_they_should() -> None:
 
 def test_the_seed_alone_decides() -> None:
     load = Load(8, 4, 50, 40, 0.8, 200)
-    setup = replace(SETUP, slow_replicas=Stragglers(0.5, 2.0), lag=1)
+    setup = replace(SETUP, slow_servers=Stragglers(0.5, 2.0), lag=1)
 
     def run(seed: int) -> list[float]:
         return [one.total for one in simulate(setup, [load.batch(seed, step) for step in range(1, 5)], seed)]
@@ -290,7 +290,7 @@ def test_the_seed_alone_decides() -> None:
 def test_the_tail_is_what_comes_after_nine_tenths_of_the_samples() -> None:
     lengths = np.full((5, 2), 10)
     lengths[4, 1] = 40
-    setup = replace(SETUP, replicas=1, replica=ReplicaSpeed(100, 0.0, 1.0, 0.0, 0.0), actor=replace(ACTOR, data=1))
+    setup = replace(SETUP, servers=1, server=ServerSpeed(100, 0.0, 1.0, 0.0, 0.0), actor=replace(ACTOR, data=1))
     (one,) = simulate(setup, [batch_of(lengths)], 0)
     assert one.tail == pytest.approx(30 / 40)
 

@@ -1,8 +1,8 @@
 """Whole training steps simulated: rollouts, rewards, log-probs, training, refit, in the order of `recipes.rl.feed`.
 
-`plan` says by formula what a mean step takes. Here every sample has its own length, replicas and ranks may be slow,
+`plan` says by formula what a mean step takes. Here every sample has its own length, servers and ranks may be slow,
 and a step waits for the last of them: what tails, stragglers and imbalance cost, at sizes that cannot be tried. Nothing
-runs and no time passes; the same seed gives the same steps. Seconds come from `recipes.planning.simulation_costs`, or
+runs and no time passes; the same seed gives the same steps. Seconds come from `recipes.planning.simulation.costs`, or
 from whoever has measured them.
 """
 
@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from recipes.planning.simulation_events import SHARE, Batch, Generated, ReplicaSpeed, generate
+from recipes.planning.simulation.events import SHARE, Batch, Generated, ServerSpeed, generate
 
 TAIL = 0.9
 """Share of a batch's samples after which its tail begins."""
-_REPLICAS, _RANKS = 1, 2  # streams of random numbers, beside that of recipes.planning.simulation_load
+_SERVERS, _RANKS = 1, 2  # streams of random numbers, beside that of recipes.planning.simulation.load
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Stragglers:
     """Machines that are slow for a step, drawn anew for every step.
 
     Attributes:
-        probability: of one replica, or of one rank.
+        probability: of one server, or of one rank.
         factor: by which it then takes longer, at least 1.
     """
 
@@ -81,31 +81,31 @@ class Setup:
 
     Attributes:
         lag: `rollout.lag`, 0 or 1.
-        colocated: the replicas are on the actor's GPUs (`rollout.colocated`), at lag 0 alone.
-        replicas: rollout servers.
-        replica: how fast each of them is.
+        colocated: the servers are on the actor's GPUs (`rollout.colocated`), at lag 0 alone.
+        servers: rollout servers.
+        server: how fast each of them is.
         actor: how fast the actor is.
-        refit_s: seconds of a refit of all replicas.
+        refit_s: seconds of a refit of all servers.
         switch_s: seconds a step in which colocated GPUs change hands, there and back.
         intake_s: seconds in which the trainer's one client takes a sample in, one after another.
         verdict_s: seconds of the reward servers a sample, one after another.
         spread_s: seconds a sample in which the whole batch is brought to every rank, once it is whole.
-        slow_replicas: by replica.
+        slow_servers: by server.
         slow_ranks: by GPU of the actor; the others wait for it.
-        share: of its fair part of the batch, what a replica is dealt at a time.
+        share: of its fair part of the batch, what a server is dealt at a time.
     """
 
     lag: int
     colocated: bool
-    replicas: int
-    replica: ReplicaSpeed
+    servers: int
+    server: ServerSpeed
     actor: ActorSpeed
     refit_s: float
     switch_s: float = 0.0
     intake_s: float = 0.0
     verdict_s: float = 0.0
     spread_s: float = 0.0
-    slow_replicas: Stragglers = Stragglers()
+    slow_servers: Stragglers = Stragglers()
     slow_ranks: Stragglers = Stragglers()
     share: float = SHARE
 
@@ -126,11 +126,11 @@ class StepTimes:
         reward: waiting for its verdicts after that, and bringing the batch to all ranks.
         log_probs: the reference's pass.
         train: forward and backward passes, and collectives.
-        refit: weights to the replicas.
+        refit: weights to the servers.
         switch: colocated GPUs changing hands.
         tokens: response tokens of its batch.
         actor_idle: share of the step in which the actor's GPUs had nothing to do.
-        rollout_idle: share of the step in which a mean replica neither generated nor was refitted.
+        rollout_idle: share of the step in which a mean server neither generated nor was refitted.
         tail: share of the batch's generation after `TAIL` of its samples were done.
         uneven: share of the train phase that the mean data-parallel rank waits for the one with most to do.
     """
@@ -164,8 +164,8 @@ class _Rollout:
     judged: float
 
     def busy(self, start: float, end: float) -> float:
-        """Seconds between two moments in which a mean replica worked on it."""
-        ends = self.begun + self.made.replicas
+        """Seconds between two moments in which a mean server worked on it."""
+        ends = self.begun + self.made.servers
         return float(np.clip(np.minimum(ends, end) - max(self.begun, start), 0.0, None).mean())
 
 
@@ -212,8 +212,8 @@ def _one_step_off(setup: Setup, batches: Sequence[Batch], seed: int) -> Iterator
 
 
 def _begin(setup: Setup, batch: Batch, seed: int, step: int, now: float) -> _Rollout:
-    slow = np.random.default_rng([seed, step, _REPLICAS]).random(setup.replicas) < setup.slow_replicas.probability
-    made = generate(batch, setup.replica, np.where(slow, setup.slow_replicas.factor, 1.0).tolist(), setup.share)
+    slow = np.random.default_rng([seed, step, _SERVERS]).random(setup.servers) < setup.slow_servers.probability
+    made = generate(batch, setup.server, np.where(slow, setup.slow_servers.factor, 1.0).tolist(), setup.share)
     order = np.argsort(made.samples, axis=None, kind="stable")
     taken_in = np.empty(order.size)
     taken_in[order] = one_after_another(made.samples.ravel()[order], setup.intake_s)
@@ -244,7 +244,7 @@ def _there(setup: Setup, rollout: _Rollout, now: float) -> float:
 def _step(
     setup: Setup, seed: int, step: int, now: float, rollout: _Rollout, under_way: Sequence[_Rollout], refits: bool
 ) -> StepTimes:
-    """The step that begins now, with its batch, and everything that replicas have under way during it."""
+    """The step that begins now, with its batch, and everything that servers have under way during it."""
     waited = max(0.0, rollout.taken_in - now - setup.switch_s / 2)
     reward = _there(setup, rollout, now) - now - waited - setup.switch_s
     factor = _slowest_rank(setup, seed, step)

@@ -9,7 +9,8 @@ from statistics import NormalDist
 
 import numpy as np
 
-from recipes.planning.simulation_events import Batch
+from recipes.planning.lengths import where_reached
+from recipes.planning.simulation.events import Batch
 
 _LENGTHS = 0  # stream of random numbers
 
@@ -44,13 +45,10 @@ class Load:
     @cached_property
     def median(self) -> float:
         """Of the lengths before the cut, so that the mean after it is `mean`: found by halving."""
-        low, high = 0.0, 1.0
+        high = 1.0
         while cut_mean(high, self.spread, self.longest) < self.mean * (1 - 1e-9) and high < self.longest * 1e6:
             high *= 2
-        for _ in range(60):
-            middle = (low + high) / 2
-            low, high = (middle, high) if cut_mean(middle, self.spread, self.longest) < self.mean else (low, middle)
-        return high
+        return where_reached(lambda tried: cut_mean(tried, self.spread, self.longest), self.mean, high)
 
     def batch(self, seed: int, step: int) -> Batch:
         """The batch of a step. Its first prompts are those of a batch with more prompts."""

@@ -16,9 +16,10 @@ from recipes.models.families import ModelShape
 from recipes.models.flops import log_prob_flops, recomputed_flops, train_flops
 from recipes.models.peaks import peak_tflops
 from recipes.planning.gpus import GPUS
-from recipes.planning.simulation_costs import Assumed, Layout, collective_s, make_setup, refit_s, replica_speed
-from recipes.planning.simulation_events import ReplicaSpeed, generate
-from recipes.planning.simulation_load import Load, cut_mean
+from recipes.planning.rollout_memory import trtllm_kv_room
+from recipes.planning.simulation.costs import Assumed, Split, collective_s, make_setup, refit_s, server_speed
+from recipes.planning.simulation.events import ServerSpeed, generate
+from recipes.planning.simulation.load import Load, cut_mean
 
 # Lengths.
 
@@ -51,7 +52,7 @@ def test_a_longer_tail_is_not_faster_where_the_batch_has_one(seed: int, spread: 
     narrow, wide = (load.batch(seed, 1) for load in loads)
     if math.log(wide.lengths.max() / loads[1].median) < (spread + more) ** 2:
         return  # the largest of 512 normal numbers is below the spread: no tail was drawn
-    speed = ReplicaSpeed(1000, 0.0, 1.0, 0.0, 0.0)
+    speed = ServerSpeed(1000, 0.0, 1.0, 0.0, 0.0)
     assert generate(wide, speed, [1.0]).end >= generate(narrow, speed, [1.0]).end - 1
 
 
@@ -65,18 +66,22 @@ def test_loads_that_cannot_be_are_refused(wrong: dict) -> None:
 
 QWEN_7B = ModelShape("qwen2", 28, 3584, 18944, 28, 4, 128, 152064, False, True, False, 1e6, None, 1e-6)
 H100 = GPUS["h100"]
-LAYOUT = Layout(actor=8, rollout=8, tensor=4, pipeline=1, engine=1)
+SPLIT = Split(actor=8, rollout=8, tensor=4, pipeline=1, server_gpus=1)
 
 
 def test_costs_of_a_7b_on_h100_by_hand() -> None:
     assumed = Assumed()
-    speed = replica_speed(QWEN_7B, H100, 1, 300, 4000, assumed)
-    weights = 2 * 7_615_616_512
+    speed = server_speed(QWEN_7B, H100, 1, 300, 4000, assumed)
+    weights, embedding = 2 * 7_615_616_512, 2 * 152_064 * 3584  # the embedding is looked up, not read
     assert speed.step_s == pytest.approx(
-        weights / (3.35e12 * assumed.efficiency.decode) + assumed.efficiency.decode_overhead_ms / 1e3
+        (weights - embedding) / (3.35e12 * assumed.efficiency.decode) + assumed.efficiency.decode_overhead_ms / 1e3
     )
     assert speed.kv_token_s == pytest.approx(2 * 2 * 28 * 4 * 128 / (3.35e12 * assumed.efficiency.decode))
-    assert speed.slots == math.floor(0.85 * (H100.memory_bytes - weights) / (2 * 2 * 28 * 4 * 128 * 4300))
+    # A pass of 8192 tokens, and logits of 256 samples, stand beside the weights.
+    passes = 2 * 8192 * 3 * (3584 + 18944) + 4 * 256 * 152_064
+    room = 0.85 * (H100.memory_bytes - weights - passes)
+    assert trtllm_kv_room(QWEN_7B, H100, assumed.trtllm) == pytest.approx(room)
+    assert speed.slots == math.floor(room / (2 * 2 * 28 * 4 * 128 * 4300))
     assert refit_s(QWEN_7B, H100, 100, assumed) == pytest.approx(
         weights / (50e9 * assumed.efficiency.network) + 100 * assumed.server_s
     )
@@ -84,7 +89,7 @@ def test_costs_of_a_7b_on_h100_by_hand() -> None:
 
 def test_the_passes_are_the_flops_of_every_length() -> None:
     assumed = Assumed()
-    actor = make_setup(QWEN_7B, H100, LAYOUT, 0, 300, 4000, 16384, "full", assumed).actor
+    actor = make_setup(QWEN_7B, H100, SPLIT, 0, 300, 700, 16384, "full", assumed).actor
     peak = peak_tflops(H100.device, "bfloat16")
     assert peak is not None
     for tokens in (1, 2, 700, 4000):
@@ -98,28 +103,31 @@ def test_the_passes_are_the_flops_of_every_length() -> None:
 def test_gradients_and_weights_of_a_ring() -> None:
     assumed = Assumed(hop_s=0.0)
     mine = 7_615_616_512 / 4
-    network = 6 * mine * 3 / 4 / (50e9 * assumed.efficiency.network)
-    assert collective_s(QWEN_7B, H100, replace(LAYOUT, actor=16), assumed) == pytest.approx(network)
-    assert collective_s(QWEN_7B, H100, replace(LAYOUT, actor=4), assumed) == 0.0
+    network = 6 * mine * 3 / 4 / (2 * 50e9 * assumed.efficiency.network)  # two of its ranks on each of two nodes
+    assert collective_s(QWEN_7B, H100, replace(SPLIT, actor=16), assumed) == pytest.approx(network)
+    assert collective_s(QWEN_7B, H100, replace(SPLIT, actor=4), assumed) == 0.0
     node = 6 * mine / 2 / (450e9 * assumed.efficiency.network)
-    assert collective_s(QWEN_7B, H100, LAYOUT, assumed) == pytest.approx(node)
+    assert collective_s(QWEN_7B, H100, SPLIT, assumed) == pytest.approx(node)
 
 
-def test_layouts_and_replicas_that_cannot_be_are_refused() -> None:
-    with pytest.raises(ValueError, match="no whole replicas of 3"):
-        replace(LAYOUT, engine=3)
+def test_splits_and_servers_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="no whole servers of 3"):
+        replace(SPLIT, server_gpus=3)
     with pytest.raises(ValueError, match="whole models of 4 × 4"):
-        replace(LAYOUT, pipeline=4)
+        replace(SPLIT, pipeline=4)
     with pytest.raises(ValueError, match="more GPUs"):
-        replica_speed(replace(QWEN_7B, layers=280), H100, 1, 300, 4000, Assumed())
+        server_speed(replace(QWEN_7B, layers=280), H100, 1, 300, 4000, Assumed())
 
 
 def test_colocated_servers_are_on_the_actors_gpus() -> None:
-    setup = make_setup(QWEN_7B, H100, Layout(16, 0, 4, 1, 1), 0, 300, 4000, 16384, "full", Assumed())
-    assert (setup.colocated, setup.replicas, setup.actor.data) == (True, 16, 4)
-    assert setup.switch_s > 0
+    assumed = Assumed()
+    setup = make_setup(QWEN_7B, H100, Split(16, 0, 4, 1, 1), 0, 300, 700, 16384, "full", assumed)
+    assert (setup.colocated, setup.servers, setup.actor.data) == (True, 16, 4)
+    # A 16th of float32 weights and Adam's two moments, there and back.
+    there_and_back = 2 * 12 * 7_615_616_512 / 16 / (64e9 * assumed.efficiency.network)
+    assert setup.switch_s == pytest.approx(there_and_back)
 
 
 def test_it_needs_no_torch() -> None:
-    code = "import sys, recipes.planning.simulation_costs; sys.exit('torch' in sys.modules)"
+    code = "import sys, recipes.planning.simulation.costs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0

@@ -1,10 +1,10 @@
-"""One batch of rollouts, event by event: continuous batching in every replica, groups dealt as the client deals them.
+"""One batch of rollouts, event by event: continuous batching in every server, groups dealt as the client deals them.
 
-All samples of a replica advance by one token a decode step, and a step takes the same time for all of them, linear in
+All samples of a server advance by one token a decode step, and a step takes the same time for all of them, linear in
 how many there are and in the KV cache that they read. So nothing happens between two moments at which a sample ends or
 enters, and the seconds of the decode steps between them are a sum in closed form. An event is such a moment: the work
-grows with samples, not with tokens, and a heap of (time, replica) is all the machinery that it needs; a library of
-simulated processes would add a dependency and a coroutine per replica.
+grows with samples, not with tokens, and a heap of (time, server) is all the machinery that it needs; a library of
+simulated processes would add a dependency and a coroutine per server.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ MOST_SAMPLES = 4096
 
 
 @dataclass(frozen=True)
-class ReplicaSpeed:
-    """How fast one rollout replica (a server with one engine on one or more GPUs) is.
+class ServerSpeed:
+    """How fast one rollout server, on one or more GPUs, is.
 
     A decode step with n samples whose KV cache holds k tokens takes step_s + sample_s · n + kv_token_s · k.
 
@@ -92,12 +92,12 @@ class Generated:
 
     Attributes:
         samples: seconds [prompts, samples] at which each sample had its last token.
-        replicas: seconds at which each replica had its last sample; it was busy until then. 0: it got nothing.
-        tokens: response tokens that each replica drew.
+        servers: seconds at which each server had its last sample; it was busy until then. 0: it got nothing.
+        tokens: response tokens that each server drew.
     """
 
     samples: np.ndarray
-    replicas: np.ndarray
+    servers: np.ndarray
     tokens: np.ndarray
 
     @property
@@ -172,10 +172,10 @@ class Dealer:
         return found
 
 
-class _Replica:
-    """One engine: what runs, what waits, and the time up to which its decode steps have been counted."""
+class _Server:
+    """One server: what runs, what waits, and the time up to which its decode steps have been counted."""
 
-    def __init__(self, speed: ReplicaSpeed, factor: float, prompt_tokens: int):
+    def __init__(self, speed: ServerSpeed, factor: float, prompt_tokens: int):
         self._speed, self._factor, self._prompt_tokens = speed, factor, prompt_tokens
         self._steps = 0
         self._kv = 0
@@ -229,55 +229,55 @@ class _Replica:
         return self._factor * self._speed.decode_s(steps, len(self._running), self._kv)
 
 
-def generate(batch: Batch, speed: ReplicaSpeed, factors: Sequence[float], share: float = SHARE) -> Generated:
-    """Generate a batch on `len(factors)` replicas.
+def generate(batch: Batch, speed: ServerSpeed, factors: Sequence[float], share: float = SHARE) -> Generated:
+    """Generate a batch on `len(factors)` servers.
 
     Args:
         batch: what.
-        speed: of every replica.
-        factors: by how much each replica is slower than that; 1: as fast.
+        speed: of every server.
+        factors: by how much each server is slower than that; 1: as fast.
         share: see `Dealer`.
 
     Raises:
-        ValueError: no replica, no slot, a length below 1, or a decode step that takes no time.
+        ValueError: no server, no slot, a length below 1, or a decode step that takes no time.
     """
     _check(batch, speed, factors)
     lengths = batch.lengths.tolist()
-    replicas = [_Replica(speed, factor, batch.prompt_tokens) for factor in factors]
-    dealer = Dealer(batch, len(replicas), share)
+    servers = [_Server(speed, factor, batch.prompt_tokens) for factor in factors]
+    dealer = Dealer(batch, len(servers), share)
     samples = np.zeros(batch.lengths.shape)
     events: list[tuple[float, int, int]] = []
 
     def hand_out(now: float, changed: set[int]) -> None:
-        """Deal, and plan the next event of every replica that something changed for."""
-        for server, group in dealer.deal():
-            replicas[server].add(now, group, lengths[group])
-            changed.add(server)
-        for server in sorted(changed):
-            replica = replicas[server]
-            at = replica.next_event()
-            replica.planned += 1
+        """Deal, and plan the next event of every server that something changed for."""
+        for number, group in dealer.deal():
+            servers[number].add(now, group, lengths[group])
+            changed.add(number)
+        for number in sorted(changed):
+            server = servers[number]
+            at = server.next_event()
+            server.planned += 1
             if at is not None:
-                heapq.heappush(events, (at, server, replica.planned))
+                heapq.heappush(events, (at, number, server.planned))
 
     hand_out(0.0, set())
     while events:
         now, changed = events[0][0], set()
         while events and events[0][0] == now:  # all of one moment, before what became free is dealt
-            _, server, planned = heapq.heappop(events)
-            if planned != replicas[server].planned:
+            _, number, planned = heapq.heappop(events)
+            if planned != servers[number].planned:
                 continue
-            for group, sample in replicas[server].finish():
+            for group, sample in servers[number].finish():
                 samples[group, sample] = now
-                dealer.finish(server, group, sample)
-            changed.add(server)
+                dealer.finish(number, group, sample)
+            changed.add(number)
         hand_out(now, changed)
     return Generated(
-        samples, np.array([one.at for one in replicas]), np.array([one.tokens for one in replicas], dtype=np.int64)
+        samples, np.array([one.at for one in servers]), np.array([one.tokens for one in servers], dtype=np.int64)
     )
 
 
-def _check(batch: Batch, speed: ReplicaSpeed, factors: Sequence[float]) -> None:
+def _check(batch: Batch, speed: ServerSpeed, factors: Sequence[float]) -> None:
     if batch.lengths.ndim != 2 or not batch.lengths.size or batch.lengths.shape != batch.budgets.shape:
         raise ValueError(
             f"batch: lengths of shape {batch.lengths.shape} and budgets of {batch.budgets.shape}; both must be "
@@ -286,7 +286,7 @@ def _check(batch: Batch, speed: ReplicaSpeed, factors: Sequence[float]) -> None:
     if batch.lengths.min() < 1 or (batch.lengths > batch.budgets).any():
         raise ValueError(f"lengths: the shortest is {batch.lengths.min()}; allowed are 1 to each sample's budget")
     if not len(factors) or min(factors) <= 0:
-        raise ValueError(f"factors: {list(factors)[:4]}; at least one replica is needed, and every factor above 0")
+        raise ValueError(f"factors: {list(factors)[:4]}; at least one server is needed, and every factor above 0")
     if speed.slots < 1 or speed.step_s + speed.sample_s <= 0:
         raise ValueError(
             f"speed: slots={speed.slots}, step_s={speed.step_s}, sample_s={speed.sample_s}; at least one slot is "

@@ -1,0 +1,201 @@
+"""`crossthink sweep`: several training runs, each evaluated, and one table of all."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from conf.compose import differences, from_yaml, to_yaml
+from conf.sweep import SweepConfig
+from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, ConfigError
+from crossthink.files import atomic_file, write_json
+from recipes.rl.stop import StopRequest
+from recipes.run_files import SUMMARY
+from recipes.run_folder import LOCK, locked
+from recipes.sweeping import tables
+from recipes.sweeping.arms import BASE, Arm, chosen_arms, row_key
+from recipes.sweeping.collect import collect
+from recipes.sweeping.jobs import Chain, Command, exit_code, run_chains
+from recipes.sweeping.on_cluster import submit_all, write_cluster_file
+from recipes.sweeping.runs import (
+    Origin,
+    PlannedRun,
+    chain_of,
+    check_run,
+    eval_command,
+    evaluated,
+    log_of,
+    plan_run,
+)
+from recipes.sweeping.study import NOTE, Study
+
+CONFIG = "sweep.yaml"
+STUDY = "study"
+MAY_CHANGE = ("out", "resume", "parallel", "threads", "arms", "seeds", "cluster")
+
+
+def run(config: SweepConfig) -> int:
+    """Train and evaluate every arm with every seed, then write the tables.
+
+    Returns:
+        0; 1 where an arm failed (it is named, and the others are finished); 75 where the sweep can go on.
+
+    Raises:
+        ConfigError: an impossible configuration, before anything starts.
+        StoppedEarly: SIGINT or SIGTERM; the same command with `resume=true` goes on.
+    """
+    arms = chosen_arms(config.recipe, config.arms)
+    check(config)
+    study = Study(config) if config.recipe == STUDY else None
+    if study is None:
+        _check_runs(config, arms)
+    with locked(Path(config.out)), StopRequest() as stop:
+        _claim(config)
+        return _work(config, arms, study, lambda: stop.requested)
+
+
+def check(config: SweepConfig) -> None:
+    """Refuse impossible values and combinations. Raises ConfigError naming key, value and what is allowed."""
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds) or min(config.seeds) < 0:
+        raise ConfigError(f"seeds={config.seeds} is not allowed. Allowed: one or more different numbers of at least 0.")
+    for word in config.arm_words:
+        chosen_arms(config.recipe, [word.partition(":")[0]])
+    if config.parallel < 1:
+        raise ConfigError(f"parallel={config.parallel} is too small: at least 1.")
+    if config.recipe == STUDY:
+        for key in ("data", "model"):
+            if getattr(config, key) is not None:
+                raise ConfigError(f"{key}={getattr(config, key)}: recipe=study makes its own. Drop {key}=.")
+        if config.eval.data or config.eval.benchmarks or config.cluster.name:
+            raise ConfigError("recipe=study makes its own questions and runs here: drop eval.data=, eval.benchmarks= "
+                              "and cluster=.")  # fmt: skip
+        for key, value in vars(config.study).items():
+            if value < (0 if key == "data_seed" else 1):
+                raise ConfigError(f"study.{key}={value} is too small.")
+        return
+    if config.data is None:
+        raise ConfigError(f"data= is required for recipe={config.recipe}: the pool that every arm is trained on.")
+    if config.eval.data is None and not config.eval.benchmarks:
+        raise ConfigError("eval.data= (a pool of held-out questions) or eval.benchmarks=[NAME,...] is required.")
+
+
+def _work(config: SweepConfig, arms: list[Arm], study: Study | None, stopped: Callable[[], bool]) -> int:
+    out = Path(config.out)
+    held_out = Path(config.eval.data) if config.eval.data else None
+    if study is not None:
+        study.make(arms, stopped, _say)
+        runs, held_out = study.runs(arms), study.held_out
+        unfinished = study.unfinished
+    else:
+        runs, unfinished = _runs(config, arms), {}
+    chains = [chain_of(config, one, held_out) for one in runs]
+    if study is None and config.model is not None and Path(config.model).is_dir() and runs:
+        chains.insert(0, _base_chain(config, runs[0], held_out))
+    if config.cluster.name:
+        waiting = submit_all(runs, write_cluster_file(out, config.cluster), _say)
+        unfinished |= waiting
+        chains = [chain for chain in chains if chain.name not in waiting]
+    codes = run_chains(chains, config.parallel, stopped, _say)
+    for name, code in codes.items():
+        if code == EXIT_RESUMABLE:
+            unfinished[name] = "stopped; resume=true goes on"
+        elif code:
+            unfinished[name] = f"failed with {code}; log: {log_of(out, name)}"
+    evaluations = _evaluations(config, runs, study)
+    _write(config, arms, evaluations, study, unfinished)
+    if not stopped() and not unfinished:
+        _report(config, {BASE: 4, **{arm.name: arm.table for arm in arms}}, evaluations)
+    return _code(codes, unfinished, waiting=bool(config.cluster.name))
+
+
+def _evaluations(config: SweepConfig, runs: Sequence[PlannedRun], study: Study | None) -> dict[str, Mapping[int, Path]]:
+    """The finished evaluations by arm and seed, the base's too: one model may be the base of all seeds."""
+    base = Path(config.out) / BASE
+    shared = {seed: base for seed in config.seeds if (base / SUMMARY).is_file()}
+    found = {BASE: study.base_evaluations() if study else shared, **evaluated(runs)}
+    return {name: some for name, some in found.items() if some}
+
+
+def _write(
+    config: SweepConfig,
+    arms: list[Arm],
+    evaluations: Mapping[str, Mapping[int, Path]],
+    study: Study | None,
+    unfinished: Mapping[str, str],
+) -> None:
+    """The tables of what is finished, as JSON and as Markdown; and on the terminal what is not."""
+    out = Path(config.out)
+    note = NOTE if study else f"Trained on {config.data}; seeds {', '.join(map(str, config.seeds))}."
+    singles = study.scores() if study else {}
+    found = collect(f"Sweep {config.recipe}", note, arms, evaluations, unfinished, singles)
+    name = STUDY if study else "sweep"
+    write_json(out / f"{name}.json", found)
+    with atomic_file(out / f"{name}.md") as handle:
+        handle.write(tables.page(found))
+    _say(f"tables: {out / f'{name}.md'}")
+    for arm, why in unfinished.items():
+        _say(f"{arm}: {why}")
+
+
+def _report(config: SweepConfig, tables_of: Mapping[str, int], evaluations: Mapping[str, Mapping[int, Path]]) -> None:
+    """The page of the first seed's evaluations beside the paper's tables, named as their rows."""
+    out, seed = Path(config.out), config.seeds[0]
+    named = [f"'{row_key(tables_of[name], name)}={some[seed]}'" for name, some in evaluations.items() if seed in some]
+    words = ("report", f"evaluations=[{','.join(named)}]", f"out={out / 'report.html'}")
+    chain = Chain("report", (Command(words, out / "report", lambda: False),), log_of(out, "report"))
+    if run_chains([chain], 1, lambda: False, lambda said: None)["report"]:
+        _say(f"the report could not be written; log: {chain.log}")
+    else:
+        _say(f"report: {out / 'report.html'}")
+
+
+def _runs(config: SweepConfig, arms: Sequence[Arm]) -> list[PlannedRun]:
+    origin = Origin(Path(config.data or ""), config.model)
+    return [plan_run(config, arm, seed, origin) for arm in arms for seed in config.seeds]
+
+
+def _check_runs(config: SweepConfig, arms: Sequence[Arm]) -> None:
+    """Every arm's first run, before any starts; a job's is checked by `submit`, for the machine that it goes to."""
+    runs = _runs(config, arms)
+    for one in runs[:: len(config.seeds)]:
+        if not config.cluster.name:
+            check_run(one)
+
+
+def _base_chain(config: SweepConfig, run: PlannedRun, held_out: Path | None) -> Chain:
+    """The evaluation of what all arms start from, with the lengths of a run."""
+    out = Path(config.out)
+    command = eval_command(config, Path(config.model or ""), out / BASE, run.config, held_out)
+    return Chain(BASE, (command,), log_of(out, BASE))
+
+
+def _claim(config: SweepConfig) -> None:
+    """Make `out` the folder of this sweep. Raises ConfigError where it is another's, or this one's without resume."""
+    out = Path(config.out)
+    path = out / CONFIG
+    if path.is_file():
+        changed = differences(from_yaml(SweepConfig, path.read_text("utf-8")), config, ignore=MAY_CHANGE)
+        if changed:
+            what = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed[:5])
+            raise ConfigError(
+                f"out={out} holds another sweep: {what}. Give the old values to continue it (resume=true), or choose "
+                "another out=."
+            )
+        if not config.resume:
+            raise ConfigError(f"out={out} already holds this sweep. Add resume=true to continue it.")
+    elif strangers := sorted(one.name for one in out.iterdir() if one.name != LOCK):
+        raise ConfigError(f"out={out} is not empty and no sweep (it holds {strangers[0]}). Choose another out=.")
+    with atomic_file(path) as handle:
+        handle.write(to_yaml(config))
+
+
+def _code(codes: Mapping[str, int], unfinished: Mapping[str, str], waiting: bool) -> int:
+    code = exit_code(codes)
+    if code == EXIT_DONE and unfinished:
+        return EXIT_RESUMABLE if waiting else EXIT_FAILED
+    return code
+
+
+def _say(what: str) -> None:
+    print(f"sweep: {what}", file=sys.stderr, flush=True)
