@@ -260,7 +260,8 @@ def test_a_rank_has_its_own_last_words_before_it_is_ended(
     child("exits", 1)
     assert watch(watched) == 1
     [mine] = [one for one in watched.now.ends() if one.task == "rank_2"]
-    assert (mine.followed, mine.said.splitlines()[-1]) == (False, "some last words")
+    assert not mine.followed
+    assert "some last words" in mine.said.splitlines()  # the watcher's note of rank_3 may come behind them
 
 
 def test_the_environment_of_a_rank(watched: Watched) -> None:
