@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from conf.evaluate import RequestConfig
+from conf.evaluate import EvalConfig, RequestConfig
 from conf.reward import RewardConfig
 from conf.rollout import LocalRolloutConfig
 
@@ -30,22 +30,22 @@ class DifficultyConfig:
     """Base URL of an OpenAI-compatible server of the smaller model. Or give checkpoint=."""
     request: RequestConfig = field(default_factory=RequestConfig)
     domains: list[str] = field(default_factory=lambda: ["gpr"])
-    """Domains whose questions are asked: gpr, math. Rows of the others stay, unmarked. [reported, section 7: GPR]"""
+    """Domains whose questions are asked: gpr, math. Rows of the others stay, unmarked. [reported: GPR]"""
     samples: int = 1
     """Answers to each question; 1 is greedy, more are drawn at temperature. [ours: the paper does not say]"""
     temperature: float = 1.0
     """Softmax temperature of more than one sample. [ours]"""
-    top_p: float = 1.0
+    top_p: float = EvalConfig.top_p
     """Of more than one sample: draw from the likeliest tokens that reach this share."""
     keep: str = "unsolved"
     """What stays of the rows that were asked: unsolved (no answer right), or range (pass rate within keep_range)."""
     keep_range: list[float] = field(default_factory=lambda: [0.0, 0.5])
     """[low, high]: pass rates that stay under keep=range, both ends included. [ours]"""
-    max_prompt_tokens: int = 4000
+    max_prompt_tokens: int = EvalConfig.max_prompt_tokens
     """Rows with longer prompts are not asked; they stay, and are counted."""
-    max_response_tokens: int = 4000
+    max_response_tokens: int = EvalConfig.max_response_tokens
     """Responses are cut off here. [ours]"""
-    seed: int = 0
+    seed: int = EvalConfig.seed
     """Of the draws where samples is above 1."""
     threads: int | None = None
     """CPU threads of the local engine; null: all cores."""

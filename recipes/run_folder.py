@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import json
 import platform
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,35 @@ def claim(config: TrainConfig) -> None:
                 f"out={out} is not empty and not a run folder (it holds {strangers[0]}). Choose another out=."
             )
     else:
-        changed = differences(known, config, ignore=(*MAY_CHANGE, "out"))
-        if changed:
-            what = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed[:5])
-            more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
-            raise ConfigError(
-                f"out={out} holds a run with another config: {what}{more}. "
-                "Give the old values to continue it (resume=true), or choose another out=."
-            )
-        if not config.resume:
-            raise ConfigError(
-                f"out={out} already holds this run. Add resume=true to continue it, or choose another out=."
-            )
+        check_continues(known, config, "run", (*MAY_CHANGE, "out"))
     with atomic_file(out / CONFIG) as handle:
         handle.write(to_yaml(config))
+
+
+def check_continues(known: Any, config: Any, what: str, may_change: Sequence[str]) -> None:
+    """Refuse a folder that holds another run, evaluation or sweep, or this one without `resume=true`.
+
+    Args:
+        known: the config that its folder was made with.
+        config: this start's; has `out` and `resume`.
+        what: it is: run, evaluation, sweep.
+        may_change: keys that may differ.
+
+    Raises:
+        ConfigError: says what differs and what to do.
+    """
+    changed = differences(known, config, ignore=may_change)
+    if changed:
+        values = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed[:5])
+        more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
+        raise ConfigError(
+            f"out={config.out} holds {'an' if what[0] in 'aeiou' else 'a'} {what} with another config: {values}{more}. "
+            "Give the old values to continue it (resume=true), or choose another out=."
+        )
+    if not config.resume:
+        raise ConfigError(
+            f"out={config.out} already holds this {what}. Add resume=true to continue it, or choose another out=."
+        )
 
 
 def record_manifest(out: Path, facts: dict[str, Any]) -> None:

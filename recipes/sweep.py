@@ -6,13 +6,13 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from conf.compose import differences, from_yaml, to_yaml
+from conf.compose import from_yaml, to_yaml
 from conf.sweep import SweepConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, ConfigError
 from crossthink.files import atomic_file, write_json
 from recipes.rl.stop import StopRequest
 from recipes.run_files import SUMMARY
-from recipes.run_folder import LOCK, locked
+from recipes.run_folder import LOCK, check_continues, locked
 from recipes.sweeping import tables
 from recipes.sweeping.arms import BASE, Arm, chosen_arms, row_key
 from recipes.sweeping.collect import collect
@@ -92,10 +92,11 @@ def _work(config: SweepConfig, arms: list[Arm], study: Study | None, stopped: Ca
     chains = [chain_of(config, one, held_out) for one in runs]
     if study is None and config.model is not None and Path(config.model).is_dir() and runs:
         chains.insert(0, _base_chain(config, runs[0], held_out))
+    refused: dict[str, str] = {}
     if config.cluster.name:
-        waiting = submit_all(runs, write_cluster_file(out, config.cluster), _say)
-        unfinished |= waiting
-        chains = [chain for chain in chains if chain.name not in waiting]
+        waiting, refused = submit_all(runs, write_cluster_file(out, config.cluster), _say)
+        unfinished |= waiting | refused
+        chains = [chain for chain in chains if chain.name not in unfinished]
     codes = run_chains(chains, config.parallel, stopped, _say)
     for name, code in codes.items():
         if code == EXIT_RESUMABLE:
@@ -106,7 +107,7 @@ def _work(config: SweepConfig, arms: list[Arm], study: Study | None, stopped: Ca
     _write(config, arms, evaluations, study, unfinished)
     if not stopped() and not unfinished:
         _report(config, {BASE: 4, **{arm.name: arm.table for arm in arms}}, evaluations)
-    return _code(codes, unfinished, waiting=bool(config.cluster.name))
+    return _code(codes | dict.fromkeys(refused, EXIT_FAILED), unfinished, waiting=bool(config.cluster.name))
 
 
 def _evaluations(config: SweepConfig, runs: Sequence[PlannedRun], study: Study | None) -> dict[str, Mapping[int, Path]]:
@@ -175,15 +176,7 @@ def _claim(config: SweepConfig) -> None:
     out = Path(config.out)
     path = out / CONFIG
     if path.is_file():
-        changed = differences(from_yaml(SweepConfig, path.read_text("utf-8")), config, ignore=MAY_CHANGE)
-        if changed:
-            what = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed[:5])
-            raise ConfigError(
-                f"out={out} holds another sweep: {what}. Give the old values to continue it (resume=true), or choose "
-                "another out=."
-            )
-        if not config.resume:
-            raise ConfigError(f"out={out} already holds this sweep. Add resume=true to continue it.")
+        check_continues(from_yaml(SweepConfig, path.read_text("utf-8")), config, "sweep", MAY_CHANGE)
     elif strangers := sorted(one.name for one in out.iterdir() if one.name != LOCK):
         raise ConfigError(f"out={out} is not empty and no sweep (it holds {strangers[0]}). Choose another out=.")
     with atomic_file(path) as handle:

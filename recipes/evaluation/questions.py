@@ -1,7 +1,7 @@
 """What an evaluation asks: the rows of a pool, or the questions of benchmarks rendered as rows of a pool.
 
 Benchmarks are asked in the words of training. A multiple-choice question's ground truth is its label, of which the
-reward server takes label, text or both: the rule of the paper's evaluation (section 8), whatever the wording asks for.
+reward server takes label, text or both: the rule of the paper's evaluation, whatever the wording asks for.
 """
 
 from __future__ import annotations

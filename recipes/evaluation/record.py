@@ -9,14 +9,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conf.compose import differences, from_yaml, to_yaml
+from conf.compose import from_yaml, to_yaml
 from conf.evaluate import EvalConfig
 from crossthink.errors import ConfigError
 from crossthink.files import atomic_file, names_full_disk, write_json
 from crossthink.secret import FROM_FILE
 from recipes.evaluation.folder import ANSWERS, IDENTITY
 from recipes.run_files import SUMMARY
-from recipes.run_folder import LOCK
+from recipes.run_folder import LOCK, check_continues
 
 CONFIG = "evaluation.yaml"
 SERVER_LOG = "reward_server.log"
@@ -102,17 +102,7 @@ def check_folder(out: Path, config: EvalConfig) -> None:
                 f"out={out} is not empty and not an evaluation (it holds {strangers[0]}). Choose another out=."
             )
         return
-    changed = differences(from_yaml(EvalConfig, path.read_text("utf-8")), without_secrets(config), ignore=MAY_CHANGE)
-    if changed:
-        what = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed[:5])
-        raise ConfigError(
-            f"out={out} holds an evaluation with another config: {what}. Give the old values to continue it "
-            "(resume=true), or choose another out=."
-        )
-    if not config.resume:
-        raise ConfigError(
-            f"out={out} already holds this evaluation. Add resume=true to continue it, or choose another out=."
-        )
+    check_continues(from_yaml(EvalConfig, path.read_text("utf-8")), without_secrets(config), "evaluation", MAY_CHANGE)
 
 
 def check_identity(out: Path, identity: Mapping[str, Any]) -> None:

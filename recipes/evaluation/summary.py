@@ -1,5 +1,5 @@
-"""From the judged answers of an evaluation to its numbers (paper, section 8): accuracy of a question is the mean over
-its runs, accuracy of a benchmark the mean over its questions."""
+"""From the judged answers of an evaluation to its numbers, by the paper's protocol: accuracy of a question is the mean
+over its runs, accuracy of a benchmark the mean over its questions."""
 
 from __future__ import annotations
 

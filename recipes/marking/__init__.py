@@ -1,1 +1,1 @@
-"""What a smaller model solves of a pool (paper, section 7): marks, their consequences, the pool that is left."""
+"""What a smaller model solves of a pool (the paper's difficulty filter): marks, and the pool that is left."""

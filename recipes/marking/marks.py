@@ -1,4 +1,4 @@
-"""How often a smaller model solved each question, and which rows stay for it (paper, section 7). Pure."""
+"""How often a smaller model solved each question, and which rows stay for it (the paper's difficulty filter). Pure."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from recipes.reporting.templates import render_template
 
 READING = (
     "Accuracy is the share of questions whose last box holds the right answer, whatever the format; a question asked "
-    "in several runs counts with their mean (paper, section 8). Intervals are 95 % percentile bootstraps over "
+    "in several runs counts with their mean (the paper's protocol). Intervals are 95 % percentile bootstraps over "
     "questions: they say how far a number could move with other questions of the kind, not with another training run."
 )
 

@@ -26,26 +26,32 @@ def write_cluster_file(out: Path, cluster: ClusterConfig) -> Path:
     return path
 
 
-def submit_all(runs: Sequence[PlannedRun], cluster: Path, say: Callable[[str], None]) -> dict[str, str]:
+def submit_all(
+    runs: Sequence[PlannedRun], cluster: Path, say: Callable[[str], None]
+) -> tuple[dict[str, str], dict[str, str]]:
     """Submit every run that is neither finished nor in the queue.
 
     Returns:
-        Of every run that is not trained yet, by name, how it stands.
+        By name, how every run stands that is not trained yet; and why `submit` refused those that it did.
     """
-    left = {}
+    waiting: dict[str, str] = {}
+    refused: dict[str, str] = {}
     for one in runs:
         if one.is_trained():
             continue
         jobs = _jobs(one.out)
         if jobs:
-            left[one.name] = f"job {', '.join(jobs)}; `crossthink status run={one.out}`"
+            waiting[one.name] = f"job {', '.join(jobs)}; `crossthink status run={one.out}`"
             continue
         again = ["resume=true"] if one.out.is_dir() and any(one.out.iterdir()) else []
         done = _crossthink("submit", *one.train[1:], f"cluster={cluster}", *again)
         said = (done.stderr or done.stdout).strip().splitlines() or ["it said nothing"]
-        left[one.name] = said[-1] if done.returncode == 0 else f"not submitted: {said[-1]}"
-        say(f"{one.name}: {left[one.name]}")
-    return left
+        if done.returncode == 0:
+            waiting[one.name] = said[-1]
+        else:
+            refused[one.name] = f"not submitted: {said[-1]}"
+        say(f"{one.name}: {(waiting | refused)[one.name]}")
+    return waiting, refused
 
 
 def _jobs(run: Path) -> list[str]:

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 
 from recipes.evaluation.folder import read_evaluation
+from recipes.evaluation.intervals import Interval
 from recipes.evaluation.questions import AGIEVAL_MATH
-from recipes.sweeping.statistics import Interval, paired_interval, t_interval
+from recipes.evaluation.summary import Seen, per_question
+from recipes.sweeping.statistics import seeds_and_questions_interval, t_interval
 
 SIDES = ("gpr", "math")
 MEASURES = ("mean", *SIDES)
@@ -68,18 +70,16 @@ def read_result(folder: Path) -> Result:
 
 def result_of(samples: Iterable[Mapping[str, Any]]) -> Result:
     """The result of judged answers, as lines of samples.jsonl; invalid verdicts are in nothing."""
-    runs: dict[str, dict[str, list[float]]] = {}
-    tokens: dict[str, list[int]] = {}
-    found = Result()
-    for sample in samples:
-        name, verdict = sample["benchmark"], sample["verdict"]
-        if name == AGIEVAL_MATH or verdict["reward"] is None:
-            continue
-        found.sides[name] = sample["domain"]
-        runs.setdefault(name, {}).setdefault(sample["id"], []).append(float(verdict["accuracy"] or 0))
-        if verdict["accuracy"] and sample["tokens"] is not None:
-            tokens.setdefault(name, []).append(sample["tokens"])
-    found.accuracy = {name: {key: _sure_mean(values) for key, values in some.items()} for name, some in runs.items()}
+    seen = [Seen.of(sample) for sample in samples if sample["benchmark"] != AGIEVAL_MATH]
+    found, tokens = Result(), dict[str, list[int]]()
+    for (name, ident), accuracy in per_question(seen, "accuracy").items():
+        found.accuracy.setdefault(name, {})[ident] = accuracy
+    for one in seen:
+        name = one.question[0]
+        if name in found.accuracy:
+            found.sides[name] = one.domain
+        if one.accuracy == 1 and one.tokens is not None:
+            tokens.setdefault(name, []).append(one.tokens)
     found.tokens_right = {name: _sure_mean(values) for name, values in tokens.items()}
     return found
 
@@ -113,7 +113,7 @@ def paired(one: Mapping[int, Result], other: Mapping[int, Result], measure: str)
             )
     if not differences:
         return None
-    middle, interval = paired_interval(differences)
+    middle, interval = seeds_and_questions_interval(differences)
     return _difference(middle, interval, seeds, sum(group.shape[1] for group in differences.values()))
 
 

@@ -10,11 +10,9 @@ from conf.compose import resolve
 from conf.sweep import SweepConfig
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError
-from recipes.run_files import EVAL_FINAL, SUMMARY, newest_step
+from recipes.run_files import EVAL_FINAL, LOGS, SUMMARY, newest_step
 from recipes.sweeping.arms import Arm
 from recipes.sweeping.jobs import Chain, Command
-
-LOGS = "logs"
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-Interval = tuple[float, float]
-LEVEL = 0.95
+from recipes.evaluation.intervals import LEVEL, Interval
 
 
 def t_interval(values: Sequence[float]) -> Interval | None:
@@ -21,7 +20,7 @@ def t_interval(values: Sequence[float]) -> Interval | None:
     return _around(middle, variance, count - 1)
 
 
-def paired_interval(differences: Mapping[str, np.ndarray]) -> tuple[float, Interval | None]:
+def seeds_and_questions_interval(differences: Mapping[str, np.ndarray]) -> tuple[float, Interval | None]:
     """A mean difference and its 95 % interval, over seeds and questions.
 
     The mean is the plain mean over the groups (sources, benchmarks) of their questions' means. Two things make it

@@ -155,7 +155,7 @@ class Study:
         return Chain(name, (command,), log_of(self.out, name))
 
     def _filter_chain(self, seed: int) -> Chain:
-        """The difficulty filter with the seed's base as the smaller model (paper, section 7)."""
+        """The difficulty filter with the seed's base as the smaller model (the paper's, for 32B)."""
         trained, out = self._single(SINGLES[0]).config, self._filtered(seed).parent
         words = [
             "difficulty",

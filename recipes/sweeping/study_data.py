@@ -22,7 +22,7 @@ from recipes.sweeping.arms import MIXED, OPEN, SHORT
 
 SOURCES, HELD_OUT, SHOWN, WORKED = "sources", "held_out", "shown", "worked.jsonl"
 # Pool: split, question template, answer template. What is asked of every arm has labels as ground truth, of which the
-# reward server's rule takes label or description (paper, section 8).
+# reward server's rule takes label or description, as the paper's evaluation does.
 POOLS = {
     MIXED: ("train", "mixed", "long"),
     OPEN: ("train", "open", "long"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from eval_samples import sample as answer
 
 from conf.ablations import BLENDS
 from crossthink.errors import ConfigError
@@ -15,11 +16,8 @@ from recipes.sweeping.results import over_seeds, result_of
 
 def sample(name, number, right, *, tokens=10, domain="gpr", run=0, status=None):
     valid = status != "bad_gold"
-    verdict = {"reward": float(right) if valid else None, "accuracy": int(right) if valid else None, "format": 1}
-    return {
-        "benchmark": name, "id": f"q{number}", "run": run, "domain": domain, "tokens": tokens,
-        "verdict": {**verdict, "extracted": "A", "status": status or ("correct" if right else "wrong")},
-    }  # fmt: skip
+    ident = f"q{number}"
+    return answer(number, right if valid else None, name, run, tokens, status, id=ident, domain=domain)
 
 
 def result(rights, *, tokens=10, name="syn_qa", domain="gpr"):
