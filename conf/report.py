@@ -16,6 +16,8 @@ class ReportConfig:
     evaluations: list[str] = field(default_factory=list)
     """Folders that were out= of eval, each FOLDER or NAME=FOLDER. A name that is a row of the paper's tables (base,
     gpr_up, f_gpr_up, table3_numina_math) puts it beside that row; else the run that its checkpoint lies in tells."""
+    sweep: str | None = None
+    """sweep.json or study.json of a sweep: what it found over its seeds comes first on the page of a comparison."""
     samples: int = 200
     """Answers that the page of a comparison shows at most."""
     out: str | None = None

@@ -20,7 +20,6 @@ from data_prep import tokens
 from data_prep.benchmarks import BENCHMARKS
 from data_prep.decontaminate import DECONTAMINATE_VERSION
 from data_prep.dedup import DEDUP_VERSION
-from data_prep.files import data_files
 from data_prep.filters import FILTER_VERSION
 from data_prep.golds import MATCH
 from data_prep.sources import get_source
@@ -92,7 +91,10 @@ def benchmarks(found: Mapping[str, Sequence[Path]], items: Mapping[str, Mapping[
         "complete": not absent,
         "absent": absent,
         "benchmarks": {
-            name: {**items[name], "files": files([file for path in paths for file in data_files(path)])}
+            name: {
+                **items[name],
+                "files": files([file for path in paths for file in BENCHMARKS[name].local_files(path)]),
+            }
             for name, paths in found.items()
             if paths
         },

@@ -16,7 +16,7 @@ from conf.prep import PrepConfig
 from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError, UserError
 from data_prep import card, exports, manifest, tables, tokens
-from data_prep.benchmarks import find_benchmarks, read_items
+from data_prep.benchmarks import BENCHMARKS, find_benchmarks, read_items
 from data_prep.decontaminate import Index
 from data_prep.dedup import NearDedup
 from data_prep.files import SUFFIXES, data_files, read_blocks
@@ -209,8 +209,8 @@ def _run_identity(config: PrepConfig) -> str:
         del plain[key]
     benchmarks = []
     if config.decontaminate.path is not None:
-        paths = (path for paths in find_benchmarks(config.decontaminate.path).values() for path in paths)
-        files = (file for path in paths for file in data_files(path))
+        found = find_benchmarks(config.decontaminate.path)
+        files = (file for name, paths in found.items() for path in paths for file in BENCHMARKS[name].local_files(path))
         benchmarks = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     prompts = load_prompts(config.prompts.folder).describe()
     tokenizer = tokens.describe(config.prompts.tokenizer)

@@ -73,17 +73,21 @@ class Prompts:
         return "".join(parts)
 
 
-def load_prompts(folder: str | Path | None = None) -> Prompts:
-    """Read `system.txt`, `mcq_short.txt`, `mcq_long.txt`, `open.txt` and `math.txt` of `folder` (None: the built-in).
+def load_prompts(folder: str | Path | None = None, key: str = "prompts.folder") -> Prompts:
+    """Read `system.txt`, `mcq_short.txt`, `mcq_long.txt`, `open.txt` and `math.txt` of a folder.
 
     The files are UTF-8; line feeds at a file's end do not belong to its text.
+
+    Args:
+        folder: where they lie; None: the built-in ones.
+        key: the setting that named the folder, for messages.
 
     Raises:
         ConfigError: a file is missing or not UTF-8, or lacks a placeholder, or holds an unknown one.
     """
     root = PROMPTS_FOLDER if folder is None else Path(folder)
     if not root.is_dir():
-        raise ConfigError(f"prompts.folder={folder} is not a folder. It must hold {_file_names()}.")
+        raise ConfigError(f"{key}={folder} is not a folder. It must hold {_file_names()}.")
     return Prompts(**{name: _read_prompt(root / f"{name}.txt", needed) for name, needed in PLACEHOLDERS.items()})
 
 

@@ -19,11 +19,13 @@ def run(config: ReportConfig) -> None:
         ConfigError: there is no run or evaluation in a folder, or out is no name of a page.
         UserError: a file cannot be read, or the page cannot be written.
     """
-    if config.runs or config.evaluations:
+    if config.runs or config.evaluations or config.sweep:
         _compare(config)
         return
     if config.run is None:
-        raise ConfigError("run=RUN (the page of one run), or runs=[...] and evaluations=[...]: what shall be reported?")
+        raise ConfigError(
+            "run=RUN (the page of one run), or runs=[...], evaluations=[...] or sweep=FILE: what shall be reported?"
+        )
     data = read_run(Path(config.run))
     out = Path(config.out) if config.out else data.folder / PAGE
     _check_out(out)
@@ -37,7 +39,9 @@ def _compare(config: ReportConfig) -> None:
     if config.run is not None:
         raise ConfigError(f"run={config.run} makes the page of one run. To compare it, give it in runs=[...] instead.")
     if config.out is None:
-        raise ConfigError("out= is required with runs= or evaluations=: the name of the page, such as report.html.")
+        raise ConfigError(
+            "out= is required with runs=, evaluations= or sweep=: the name of the page, such as report.html."
+        )
     if config.samples < 0:
         raise ConfigError(f"samples={config.samples} is too small: at least 0.")
     out = Path(config.out)
@@ -48,11 +52,13 @@ def _compare(config: ReportConfig) -> None:
     from recipes.reporting.comparison import make_report, render_comparison
     from recipes.reporting.markdown import render_markdown
     from recipes.reporting.measured import read_evaluations, read_runs
+    from recipes.reporting.over_seeds import read_view
     from recipes.reporting.picks import pick_answers
 
     runs = read_runs(config.runs)
     evaluations = read_evaluations(runs, config.evaluations)
-    report = make_report(runs, evaluations)
+    sweep = read_view(Path(config.sweep)) if config.sweep is not None else None
+    report = make_report(runs, evaluations, sweep)
     _write(out, render_comparison(report, pick_answers(runs, evaluations, config.samples)))
     _write(beside, render_markdown(report))
     print(f"report: {out} and {beside}")

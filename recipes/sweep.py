@@ -10,11 +10,12 @@ from conf.compose import from_yaml, to_yaml
 from conf.sweep import SweepConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, ConfigError
 from crossthink.files import atomic_file, write_json
+from recipes.reporting import over_seeds
+from recipes.reporting.directions import directions_png
 from recipes.rl.stop import StopRequest
 from recipes.run_files import SUMMARY
 from recipes.run_folder import LOCK, check_continues, locked
-from recipes.sweeping import tables
-from recipes.sweeping.arms import BASE, Arm, chosen_arms, row_key
+from recipes.sweeping.arms import BASE, Arm, chosen_arms
 from recipes.sweeping.collect import collect
 from recipes.sweeping.jobs import Chain, Command, exit_code, run_chains
 from recipes.sweeping.on_cluster import submit_all, write_cluster_file
@@ -106,7 +107,7 @@ def _work(config: SweepConfig, arms: list[Arm], study: Study | None, stopped: Ca
     evaluations = _evaluations(config, runs, study)
     _write(config, arms, evaluations, study, unfinished)
     if not stopped() and not unfinished:
-        _report(config, {BASE: 4, **{arm.name: arm.table for arm in arms}}, evaluations)
+        _report(config, runs, evaluations)
     return _code(codes | dict.fromkeys(refused, EXIT_FAILED), unfinished, waiting=bool(config.cluster.name))
 
 
@@ -130,25 +131,40 @@ def _write(
     note = NOTE if study else f"Trained on {config.data}; seeds {', '.join(map(str, config.seeds))}."
     singles = study.scores() if study else {}
     found = collect(f"Sweep {config.recipe}", note, arms, evaluations, unfinished, singles)
-    name = STUDY if study else "sweep"
+    name = _name(config)
     write_json(out / f"{name}.json", found)
+    compared = over_seeds.directions(found["claims"])
+    if compared:
+        directions_png(out / f"{name}.png", compared)
     with atomic_file(out / f"{name}.md") as handle:
-        handle.write(tables.page(found))
+        handle.write(over_seeds.page(found, f"{name}.png" if compared else None))
     _say(f"tables: {out / f'{name}.md'}")
     for arm, why in unfinished.items():
         _say(f"{arm}: {why}")
 
 
-def _report(config: SweepConfig, tables_of: Mapping[str, int], evaluations: Mapping[str, Mapping[int, Path]]) -> None:
-    """The page of the first seed's evaluations beside the paper's tables, named as their rows."""
+def _report(config: SweepConfig, runs: Sequence[PlannedRun], evaluations: Mapping[str, Mapping[int, Path]]) -> None:
+    """The page: what was found over the seeds, then the first seed's runs and evaluations."""
     out, seed = Path(config.out), config.seeds[0]
-    named = [f"'{row_key(tables_of[name], name)}={some[seed]}'" for name, some in evaluations.items() if seed in some]
-    words = ("report", f"evaluations=[{','.join(named)}]", f"out={out / 'report.html'}")
+    base = [f"'{BASE}={evaluations[BASE][seed]}'"] if seed in evaluations.get(BASE, {}) else []
+    named = [f"'{one.arm.name}={one.out}'" for one in runs if one.seed == seed]
+    words = (
+        "report",
+        f"sweep={out / _name(config)}.json",
+        f"evaluations=[{','.join(base)}]",
+        f"runs=[{','.join(named)}]",
+        f"out={out / 'report.html'}",
+    )
     chain = Chain("report", (Command(words, out / "report", lambda: False),), log_of(out, "report"))
     if run_chains([chain], 1, lambda: False, lambda said: None)["report"]:
         _say(f"the report could not be written; log: {chain.log}")
     else:
         _say(f"report: {out / 'report.html'}")
+
+
+def _name(config: SweepConfig) -> str:
+    """What the files with a sweep's numbers are called, without their ending."""
+    return STUDY if config.recipe == STUDY else "sweep"
 
 
 def _runs(config: SweepConfig, arms: Sequence[Arm]) -> list[PlannedRun]:

@@ -21,18 +21,16 @@ BENCHMARKS: dict[str, Benchmark] = {
 }
 
 
-def find_benchmarks(
-    folder: Path | str, key: str = "decontaminate.path", suffixes: tuple[str, ...] = SUFFIXES
-) -> dict[str, list[Path]]:
+def find_benchmarks(folder: Path | str, key: str = "decontaminate.path") -> dict[str, list[Path]]:
     """The files and folders of every benchmark in `folder`, by name; an empty list for a benchmark that is absent.
 
     A benchmark is NAME.jsonl, NAME.jsonl.gz, NAME.parquet, a folder NAME/, or several of NAME_ANYTHING (the tasks of
-    AGIEval as agieval_lsat_ar.jsonl and so on). What bears no benchmark's name is left alone.
+    AGIEval as agieval_lsat_ar.jsonl and so on); GPQA may be CSV, as the hub has it. What bears no benchmark's name is
+    left alone.
 
     Args:
         folder: where they lie.
         key: the setting that named the folder, for messages.
-        suffixes: how the files' names may end.
 
     Raises:
         ConfigError: `folder` is none, or has no benchmark at all.
@@ -42,7 +40,7 @@ def find_benchmarks(
         raise ConfigError(f"{key}={folder} is not a folder.")
     found: dict[str, list[Path]] = {name: [] for name in BENCHMARKS}
     for path in sorted(folder.iterdir()):
-        name = _benchmark_of(path, suffixes)
+        name = _benchmark_of(path)
         if name is not None:
             found[name].append(path)
     if not any(found.values()):
@@ -68,9 +66,9 @@ def read_items(found: Mapping[str, Sequence[Path]]) -> Iterator[tuple[str, str, 
                     yield name, f"{question.file}:{question.row}", question
 
 
-def _benchmark_of(path: Path, suffixes: tuple[str, ...]) -> str | None:
-    if path.is_file() and not path.name.endswith(suffixes):
+def _benchmark_of(path: Path) -> str | None:
+    named = (name for name in BENCHMARKS if path.name == name or path.name.startswith((f"{name}.", f"{name}_")))
+    name = next(named, None)
+    if name is not None and path.is_file() and not path.name.endswith(BENCHMARKS[name].suffixes):
         return None
-    return next(
-        (name for name in BENCHMARKS if path.name == name or path.name.startswith((f"{name}.", f"{name}_"))), None
-    )
+    return name

@@ -51,14 +51,14 @@ def open_copies(
 
     Args:
         names: keys of BENCHMARKS.
-        folder: local rows, see `find_benchmarks`; GPQA may be CSV. None downloads them from the hub.
+        folder: local rows, see `find_benchmarks`. None downloads them from the hub.
         tasks: of AGIEval, keys of `agieval.TASKS`.
 
     Raises:
         ConfigError: the folder has no benchmark at all, or lacks a file of one of AGIEval's tasks.
         UserError: a download failed for another reason than missing access.
     """
-    found = None if folder is None else find_benchmarks(folder, KEY, (*SUFFIXES, ".csv"))
+    found = None if folder is None else find_benchmarks(folder, KEY)
     for name in names:
         try:
             yield _from_hub(name) if found is None else _local(name, found[name], str(folder), tasks)

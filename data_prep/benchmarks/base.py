@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.files import data_files
+from data_prep.files import SUFFIXES, data_files
 from data_prep.rows import Question
 from data_prep.sources.base import BadRow, Source
 
@@ -26,6 +26,7 @@ class Benchmark(Source):
         private: its authors ask that no question be published. Nothing we write may quote one.
         paper_rows: 0, as nobody trains on it.
         files: as in `Source`; none where the hub has no copy in this schema, so that only local files can be read.
+        suffixes: how the names of its local files may end.
         categories: what of a question's `meta` an evaluation is broken down by.
         overlaps: what is known of its questions that stand elsewhere, too; one sentence each.
     """
@@ -34,6 +35,7 @@ class Benchmark(Source):
     private: bool = False
     paper_rows: int = 0
     files: tuple[str, ...] = ()
+    suffixes: tuple[str, ...] = SUFFIXES
     categories: tuple[str, ...] = ()
     overlaps: tuple[str, ...] = ()
 

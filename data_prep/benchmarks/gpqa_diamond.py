@@ -15,7 +15,7 @@ from typing import Any
 
 from crossthink.errors import UserError
 from data_prep.benchmarks.base import LABELS, Benchmark, extra
-from data_prep.files import data_files
+from data_prep.files import SUFFIXES, data_files
 from data_prep.rows import Drop, Question
 from data_prep.sources.base import text
 
@@ -102,7 +102,8 @@ BENCHMARK = GpqaDiamond(
     domain="gpr",
     schema=("Question", *_ANSWERS),
     expected_rows=198,
-    files=("gpqa_diamond.csv",),
+    files=(f"gpqa_diamond{_CSV}",),
+    suffixes=(*SUFFIXES, _CSV),
     categories=("domain", "subject"),
     unverified=("revision", "files"),
     gated=True,

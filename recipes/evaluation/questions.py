@@ -182,7 +182,7 @@ class _Style:
         if count and config.few_shot_path is None:
             raise ConfigError(f"few_shot={count} needs few_shot_path=FOLDER, a pool whose rows are the examples.")
         few_shot = read_examples(str(config.few_shot_path), count, template) if count else None
-        return cls(load_prompts(config.prompts), template, few_shot)
+        return cls(load_prompts(config.prompts, "prompts"), template, few_shot)
 
     def row(self, question: Question) -> PoolRow:
         """The question as a row. One without a gold is asked, too: the reward server calls it `bad_gold`."""

@@ -13,10 +13,11 @@ from markupsafe import Markup
 import crossthink
 from recipes.reporting.comparison_charts import category_charts, comparison_charts
 from recipes.reporting.differences import comparisons, costs
+from recipes.reporting.directions import directions_svg
 from recipes.reporting.facts import facts, without_secrets
 from recipes.reporting.measured import Measured, Run
 from recipes.reporting.picks import Picked, script_data
-from recipes.reporting.tables import NOT_ASKED, UNKNOWN, Table, group_tables, overview, paper_tables
+from recipes.reporting.tables import NOT_ASKED, UNKNOWN, SweepView, Table, group_tables, overview, paper_tables
 from recipes.reporting.templates import render_template
 
 READING = (
@@ -32,6 +33,7 @@ class Report:
 
     runs: list[Run]
     evaluations: list[Measured]
+    sweep: SweepView | None
     overview: Table | None
     differences: Table | None
     reasons: list[str]
@@ -41,12 +43,13 @@ class Report:
     notes: list[str]
 
 
-def make_report(runs: list[Run], evaluations: list[Measured]) -> Report:
+def make_report(runs: list[Run], evaluations: list[Measured], sweep: SweepView | None = None) -> Report:
     """Everything that is in numbers."""
     differences, reasons = comparisons(evaluations)
     return Report(
         runs=runs,
         evaluations=evaluations,
+        sweep=sweep,
         overview=overview(evaluations) if evaluations else None,
         differences=differences,
         reasons=reasons,
@@ -68,6 +71,8 @@ def render_comparison(report: Report, picked: list[Picked]) -> str:
         "reading": READING,
         "notes": report.notes,
         "contents": _contents(report, bool(charts), bool(picked)),
+        "sweep": report.sweep,
+        "directions": Markup(directions_svg(report.sweep.directions)) if report.sweep else "",
         "overview": report.overview,
         "differences": report.differences,
         "reasons": report.reasons,
@@ -95,6 +100,7 @@ def subtitle(report: Report) -> str:
 
 def _contents(report: Report, charts: bool, picked: bool) -> list[tuple[str, str]]:
     sections = (
+        ("sweep", report.sweep.title if report.sweep else "", report.sweep),
         ("evaluations", "Our evaluations", report.overview),
         ("comparisons", "Paired differences", report.differences or report.reasons),
         *((table.anchor, table.title, True) for table in report.paper),
@@ -139,12 +145,11 @@ def _notes(runs: list[Run], evaluations: list[Measured]) -> list[str]:
             if count := summary["facts"].get(key):
                 found.append(f"{one.name}: {count} {what}.")
         missing = summary["average"]["missing"]
-        if not one.of_paper:
-            found.append(
-                f"{one.name}: it was asked none of the paper's benchmarks, so it stands in none of its tables."
-            )
-        elif missing:
+        if one.of_paper and missing:
             found.append(f"{one.name}: its averages are not the paper's, as {', '.join(missing)} were not asked.")
+    if strangers := [one.name for one in evaluations if not one.of_paper]:
+        which = f"{', '.join(strangers)}:" if len(strangers) < len(evaluations) else "Our evaluations"
+        found.append(f"{which} asked none of the paper's benchmarks, and so in none of its tables.")
     for run in runs:
         planned = run.data.config.get("steps")
         if planned and run.data.last_step < planned:

@@ -16,6 +16,7 @@ from recipes.reporting.statistics import smooth, window
 from recipes.reporting.text import visible
 
 COLOURS = ("#2a6ca8", "#b0601a", "#5b7f3a", "#8a5fa8", "#a8892a", "#5f6f7d", "#a83a4f", "#2f8f8a")
+DASHES = ("-", "--", ":", "-.")
 MOST_CATEGORIES = 24
 """Groups of more values than this get a table only."""
 LONGEST_NAME = 34
@@ -54,7 +55,7 @@ def run_curves(runs: Sequence[Run], key: str, label: str, scale: float) -> str:
         return ""
     with matplotlib.rc_context(_style()):
         figure, axes = new_figure((5.2, 3.1 + _legend_height(shown)))
-        for run, colour in zip(shown, _colours(shown), strict=True):
+        for place, (run, colour) in enumerate(zip(shown, _colours(shown), strict=True)):
             steps = [step.step for step in run.data.steps]
             values = [None if v is None else v * scale for v in run.data.series(key)]
             size = window(len(values))
@@ -65,7 +66,7 @@ def run_curves(runs: Sequence[Run], key: str, label: str, scale: float) -> str:
                 if drawn == "light":
                     axes.scatter(x, y, s=7, color=colour, alpha=1.0 if size == 1 else 0.25, linewidths=0)
                 else:
-                    axes.plot(x, y, color=colour, label=_name(run.name))
+                    axes.plot(x, y, color=colour, linestyle=_dashes(place), label=_name(run.name))
         axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
         axes.set_xlabel("training step")
@@ -159,6 +160,11 @@ def _name(text: str) -> str:
 
 def _colours(of: Sequence[object]) -> list[str]:
     return [COLOURS[place % len(COLOURS)] for place in range(len(of))]
+
+
+def _dashes(place: int) -> str:
+    """Lines of one colour differ in their dashes."""
+    return DASHES[place // len(COLOURS) % len(DASHES)]
 
 
 def _legend_height(of: Sequence[object]) -> float:

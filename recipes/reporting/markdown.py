@@ -6,7 +6,7 @@ import re
 
 import crossthink
 from recipes.reporting.comparison import READING, Report, subtitle
-from recipes.reporting.tables import Row, Table
+from recipes.reporting.tables import Row, SweepView, Table
 from recipes.reporting.text import visible
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#!~$&])")
@@ -16,21 +16,31 @@ def render_markdown(report: Report) -> str:
     """The file's text."""
     parts = ["# CrossThink report", subtitle(report) + ".", READING]
     parts += [f"- {escape(note)}" for note in report.notes]
+    if report.sweep:
+        parts += sweep_parts(report.sweep)
     if report.overview:
-        parts += ["## Our evaluations", _table(report.overview)]
+        parts += ["## Our evaluations", table_text(report.overview)]
     if report.differences or report.reasons:
         parts += ["## Paired differences, percentage points"]
-        parts += [_table(report.differences)] if report.differences else []
+        parts += [table_text(report.differences)] if report.differences else []
         parts += [f"Not compared: {escape(reason)}" for reason in report.reasons]
     parts += ["## Beside the paper", "“unknown” is a figure that the paper's accounts do not give."]
     for table in report.paper:
-        parts += [f"### {escape(table.title)}", _table(table)]
+        parts += [f"### {escape(table.title)}", table_text(table)]
     for table in report.groups:
-        parts += [f"## {escape(table.title)}", _table(table)]
+        parts += [f"## {escape(table.title)}", table_text(table)]
     if report.costs:
-        parts += ["## Costs", _table(report.costs)]
+        parts += ["## Costs", table_text(report.costs)]
     parts += [f"Written by CrossThink {crossthink.__version__}. Paper: arXiv 2504.13941, table numbers of version 1."]
     return "\n\n".join(parts).encode("utf-8", "backslashreplace").decode("utf-8") + "\n"
+
+
+def sweep_parts(sweep: SweepView) -> list[str]:
+    """The parts of a sweep over its seeds: one a heading, a text or a table."""
+    parts = [f"## {escape(sweep.title)}", escape(sweep.note)]
+    for table in sweep.tables:
+        parts += [f"### {escape(table.title)}", table_text(table)]
+    return parts
 
 
 def escape(text: str) -> str:
@@ -42,7 +52,8 @@ def _marked(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", text)
 
 
-def _table(table: Table) -> str:
+def table_text(table: Table) -> str:
+    """A table without its title, its note below it."""
     lines = [["", *map(escape, table.columns)], ["---"] + ["---:"] * len(table.columns)]
     lines += [_line(row) for row in table.rows]
     text = "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -156,3 +156,22 @@ def means(row: PublishedRow) -> dict[str, float | None]:
         name: sum(row.cells[key] for key in of) / len(of) if all(key in row.cells for key in of) else None
         for name, of in sides.items()
     }
+
+
+# Where a row of ours is called by its arm of a sweep, and not by its own key.
+_ROWS = {
+    (5, "nd"): "table5_mixed",
+    (5, "open"): "table5_open",
+    (6, "only_gpr"): "table6_long",
+    (6, "short"): "table6_short",
+    (7, "filtered"): "f_gpr_up",
+}
+SINGLE = "single/"
+"""An arm of one source alone is called so, with the source's name behind it."""
+
+
+def published_row(table: int, arm: str) -> PublishedRow | None:
+    """The paper's row that an arm of a sweep stands beside, or None where the table has none."""
+    key = f"table3_{arm.removeprefix(SINGLE)}" if arm.startswith(SINGLE) else _ROWS.get((table, arm), arm)
+    rows = next(one for one in TABLES if one.number == table).rows
+    return next((row for row in rows if row.key == key), None)

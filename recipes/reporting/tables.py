@@ -55,6 +55,30 @@ class Table:
     note: str = ""
 
 
+@dataclass(frozen=True)
+class Direction:
+    """A difference that the paper reports, beside ours: shares (0.01 is a percentage point).
+
+    `verdict` is "up" where ours is sure to point the same way, "down" where it is sure not to, else "even".
+    """
+
+    label: str
+    paper: float
+    ours: float
+    interval: tuple[float, float] | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class SweepView:
+    """What a sweep found over its seeds."""
+
+    title: str
+    note: str
+    tables: list[Table]
+    directions: list[Direction]
+
+
 def overview(evaluations: Sequence[Measured]) -> Table:
     """Every evaluation with all that it was asked."""
     names = [*COLUMNS, *dict.fromkeys(name for one in evaluations for name in one.summary["benchmarks"])]

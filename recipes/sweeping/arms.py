@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from conf.ablations import BLENDS, SOURCES, SWEEPS
 from crossthink.errors import ConfigError, did_you_mean
+from recipes.reporting.paper import SINGLE
 
 MIXED, OPEN, SHORT, FILTERED = "mixed", "open", "short", "filtered"
 BASE = "base"  # no arm: what the arms start from, evaluated beside them
@@ -39,25 +40,9 @@ STUDY_ARMS = (
     Arm("short", "only_gpr", SHORT, 6, "only_gpr"),
     Arm("filtered", "gpr_up", FILTERED, 7, "gpr_up"),
 )
-SINGLES = tuple(Arm(f"single/{source}", f"single_{source}", table=3) for source in SOURCES)
+SINGLES = tuple(Arm(f"{SINGLE}{source}", f"single_{source}", table=3) for source in SOURCES)
 """Short runs on one source each, whose accuracies are the weights of `blend=score`."""
 _ARMS = {"ablation_blends": BLEND_ARMS, "study": STUDY_ARMS}
-
-# Keys of recipes.reporting.paper's rows, where they are not the arm's name.
-_ROWS = {
-    (5, "nd"): "table5_mixed",
-    (5, "open"): "table5_open",
-    (6, "only_gpr"): "table6_long",
-    (6, "short"): "table6_short",
-    (7, "filtered"): "f_gpr_up",
-}
-
-
-def row_key(table: int, arm: str) -> str:
-    """The key of the published row that an arm stands beside in a table."""
-    if arm.startswith("single/"):
-        return f"table3_{arm.removeprefix('single/')}"
-    return _ROWS.get((table, arm), arm)
 
 
 def chosen_arms(recipe: str | None, names: Sequence[str]) -> list[Arm]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.ablations import BLENDS
-from recipes.reporting.paper import TABLES, PublishedRow, means
-from recipes.sweeping.arms import BASE, row_key
+from recipes.reporting.over_seeds import FAILS, HOLDS, UNTOLD
+from recipes.reporting.paper import PublishedRow, means, published_row
+from recipes.sweeping.arms import BASE
 from recipes.sweeping.results import Results, paired, paired_tokens
 
-HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told at this scale"
 RULE = (
-    "A direction of the paper *holds* where the 95 % interval of our paired difference excludes 0 on the paper's side, "
-    "*does not hold* where it excludes 0 on the other side, and *cannot be told at this scale* where it includes 0 or "
+    "A direction of the paper “holds” where the 95 % interval of our paired difference excludes 0 on the paper's side, "
+    "“does not hold” where it excludes 0 on the other side, and “cannot be told at this scale” where it includes 0 or "
     "there are fewer than two seeds. Differences are paired by seed (same base policy, same data) and question. The "
     "interval of an accuracy is over seeds and questions: variance of the seeds' means plus the variance between "
     "questions that all seeds share. The interval of a length is over seeds alone. No correction is made for the "
@@ -87,12 +87,6 @@ def published_difference(claim: Claim) -> float:
     mine, theirs = means(one)[key], means(other)[key]
     assert mine is not None and theirs is not None
     return round((mine - theirs) / 100, 4)
-
-
-def published_row(table: int, arm: str) -> PublishedRow | None:
-    """The paper's row that an arm stands beside, or None where the table has none."""
-    rows = next(one for one in TABLES if one.number == table).rows
-    return next((row for row in rows if row.key == row_key(table, arm)), None)
 
 
 def _published(claim: Claim, arm: str) -> PublishedRow:

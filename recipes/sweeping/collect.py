@@ -1,4 +1,4 @@
-"""A sweep's numbers in one object, which is its JSON file and from which its Markdown page is written."""
+"""A sweep's numbers in one object, which is its JSON file and from which its page and its part of a report are made."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from crossthink.errors import UserError
+from recipes.reporting.over_seeds import FORMAT
 from recipes.sweeping.arms import BASE, Arm
 from recipes.sweeping.claims import RULE, judge
 from recipes.sweeping.results import MEASURES, Result, over_seeds, read_result, tokens_over_seeds
@@ -39,6 +40,7 @@ def collect(
     known = {arm.name: arm for arm in arms}
     order = [name for name in (BASE, *known) if results.get(name)]
     return {
+        "format": FORMAT,
         "title": title,
         "note": note,
         "benchmarks": benchmarks,

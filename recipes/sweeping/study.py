@@ -15,6 +15,7 @@ from crossthink.errors import StoppedEarly
 from crossthink.files import write_json
 from data_prep.pool import Pool
 from recipes.difficulty import POOL as FILTERED_POOL
+from recipes.reporting.paper import SINGLE
 from recipes.run_files import SUMMARY
 from recipes.sweeping.arms import BASE, FILTERED, MIXED, OPEN, SINGLES, Arm
 from recipes.sweeping.jobs import Chain, Command, run_chains
@@ -179,7 +180,7 @@ class Study:
         provenance: dict[str, Any] = {}
         for one in singles:
             result = read_result(one.evaluation)
-            source = one.arm.name.removeprefix("single/")
+            source = one.arm.name.removeprefix(SINGLE)
             scores[source] = result.value("mean") or 0.0
             provenance[source] = {
                 "run": str(one.out),

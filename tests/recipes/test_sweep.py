@@ -37,6 +37,8 @@ def test_killed_and_gone_on_with_makes_nothing_twice(
     found = json.loads((out / "sweep.json").read_text())
     assert list(found["arms"]) == ["base", "nd"] and not found["unfinished"]
     assert [one["step"] for one in metrics(run)] == [1]
+    report = (out / "report.md").read_text()
+    assert "## Sweep ablation\\_blends" in report and "## Our evaluations" in report and "## Costs" in report
     assert "<html" in (out / "report.html").read_text()
     before = (run / "eval" / "final" / "samples.jsonl").stat().st_mtime_ns
     assert main([*line, "resume=true"]) == 0 and ": train" not in capsys.readouterr().err
@@ -55,7 +57,8 @@ def test_an_arm_that_fails_is_named_and_the_others_are_finished(tiny_world: Tiny
         assert values["mean"]["n"] == 1 and 0 <= values["mean"]["mean"] <= 1
         assert set(values["benchmarks"]) == set(found["benchmarks"]) and len(found["benchmarks"]) == 6
     page = (out / "sweep.md").read_text()
-    assert "| only_gpr |" in page and "53.30" in page and "- only_mr/seed_0: failed with 1" in page
+    assert "| **only\\_gpr** |" in page and "53.30" in page and "- only\\_mr/seed\\_0: failed with 1" in page
+    assert not (out / "sweep.png").exists() and "![" not in page
 
 
 @pytest.mark.parametrize(

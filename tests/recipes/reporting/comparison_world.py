@@ -7,7 +7,10 @@ import yaml
 from eval_samples import sample, write_evaluation
 from report_helpers import NASTY, make_run, write_lines
 
+from crossthink.files import write_json
 from data_prep.benchmarks import BENCHMARKS
+from recipes.sweeping.arms import STUDY_ARMS
+from recipes.sweeping.collect import collect
 
 SIZES = {
     "mmlu_test": 60,
@@ -82,3 +85,18 @@ def make_world(folder):
 
 def summary_of(folder):
     return json.loads((folder / "summary.json").read_text())
+
+
+def write_sweep(folder, seeds=3):
+    """The JSON file of a sweep: gpr_up is right nearly always, nd half the time, the base seldom; one run failed."""
+    skills = {"base": 0.2, "gpr_up": 0.9, "nd": 0.5}
+    evaluations = {
+        arm: {
+            seed: write_evaluation(folder / f"sweep/{arm}/seed_{seed}", answers(skill, seed=seed), facts=facts())
+            for seed in range(seeds)
+        }
+        for arm, skill in skills.items()
+    }
+    found = collect("Sweep <b>", "Trained on $x$.", STUDY_ARMS, evaluations, {"only_mr/seed_0": "failed_with 1"})
+    write_json(folder / "sweep/sweep.json", found)
+    return folder / "sweep/sweep.json"

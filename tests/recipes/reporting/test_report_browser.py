@@ -7,7 +7,7 @@ import shutil
 import subprocess
 
 import pytest
-from comparison_world import make_world
+from comparison_world import make_world, write_sweep
 
 from conf.report import ReportConfig
 from recipes import report
@@ -67,7 +67,8 @@ window.addEventListener("load", () => {
 def seen(tmp_path_factory):
     """What the browser found, and what it wrote to its console."""
     folder = tmp_path_factory.mktemp("browser")
-    report.run(ReportConfig(**make_world(folder), out=str(folder / "report.html")))
+    words = {**make_world(folder), "sweep": str(write_sweep(folder))}
+    report.run(ReportConfig(**words, out=str(folder / "report.html")))
     page = html.escape((folder / "report.html").read_text("utf-8"))
     (folder / "harness.html").write_text(HARNESS.replace("WIDTH", str(PHONE)).replace("PAGE", page))
     asked = subprocess.run(

@@ -7,10 +7,10 @@ from eval_samples import sample as answer
 
 from conf.ablations import BLENDS
 from crossthink.errors import ConfigError
-from recipes.reporting.paper import TABLES
-from recipes.sweeping import tables
-from recipes.sweeping.arms import BASE, SINGLES, STUDY_ARMS, chosen_arms, row_key
-from recipes.sweeping.claims import CLAIMS, FAILS, HOLDS, UNTOLD, Claim, judge, published_difference, verdict
+from recipes.reporting.over_seeds import FAILS, HOLDS, UNTOLD, claims_table, directions
+from recipes.reporting.paper import published_row
+from recipes.sweeping.arms import BASE, SINGLES, STUDY_ARMS, chosen_arms
+from recipes.sweeping.claims import CLAIMS, RULE, Claim, judge, published_difference, verdict
 from recipes.sweeping.results import over_seeds, result_of
 
 
@@ -46,8 +46,7 @@ def test_arms_are_chosen_in_their_order():
 @pytest.mark.parametrize("claim", CLAIMS, ids=str)
 def test_every_comparison_has_published_rows(claim):
     assert published_difference(claim) != 0
-    keys = {row.key for table in TABLES if table.number == claim.table for row in table.rows}
-    assert {row_key(claim.table, claim.one), row_key(claim.table, claim.other)} <= keys
+    assert published_row(claim.table, claim.one) and published_row(claim.table, claim.other)
     assert {claim.one, claim.other} <= {BASE, *(arm.name for arm in STUDY_ARMS)}
 
 
@@ -126,4 +125,5 @@ def test_lengths_are_judged_over_seeds():
     assert found["tokens_gpr"]["difference"] == pytest.approx(-29 / 3)
     assert found["tokens_gpr"]["verdict"] == HOLDS
     assert found["tokens_math"]["difference"] is None and found["tokens_math"]["verdict"] == UNTOLD
-    assert "**holds**" in tables.claims_table([found["tokens_gpr"]])
+    assert claims_table([found["tokens_gpr"]], RULE).rows[0].cells[-1].text == HOLDS
+    assert directions([found["tokens_gpr"], found["tokens_math"]]) == []
