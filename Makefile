@@ -11,7 +11,7 @@ NEMO_TESTS := tests/crossthink tests/reward_server/protocols/test_protocol_align
 	$(addprefix tests/recipes/rollout/test_rollout_, local_engine.py decoder.py continuous.py sampler.py)
 NEMO_MORE := tests/conf tests/data_prep tests/reward_server tests/recipes/rl tests/recipes/rollout
 # Files in their order: pytest-xdist would leave those with few tests, which are the longest, to the end.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder
+SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 3
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
