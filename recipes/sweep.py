@@ -12,10 +12,11 @@ from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, ConfigErro
 from crossthink.files import atomic_file, write_json
 from recipes.reporting import over_seeds
 from recipes.reporting.directions import directions_png
+from recipes.reporting.over_seeds import BASE
 from recipes.rl.stop import StopRequest
 from recipes.run_files import SUMMARY
 from recipes.run_folder import LOCK, check_continues, locked
-from recipes.sweeping.arms import BASE, Arm, chosen_arms
+from recipes.sweeping.arms import Arm, chosen_arms
 from recipes.sweeping.collect import collect
 from recipes.sweeping.jobs import Chain, Command, exit_code, run_chains
 from recipes.sweeping.on_cluster import submit_all, write_cluster_file

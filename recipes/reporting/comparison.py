@@ -148,8 +148,8 @@ def _notes(runs: list[Run], evaluations: list[Measured]) -> list[str]:
         if one.of_paper and missing:
             found.append(f"{one.name}: its averages are not the paper's, as {', '.join(missing)} were not asked.")
     if strangers := [one.name for one in evaluations if not one.of_paper]:
-        which = f"{', '.join(strangers)}:" if len(strangers) < len(evaluations) else "Our evaluations"
-        found.append(f"{which} asked none of the paper's benchmarks, and so in none of its tables.")
+        which = ", ".join(strangers) if len(strangers) < len(evaluations) else "our evaluations"
+        found.append(f"None of the paper's benchmarks was asked in {which}, so its tables hold none of them.")
     for run in runs:
         planned = run.data.config.get("steps")
         if planned and run.data.last_step < planned:

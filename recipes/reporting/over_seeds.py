@@ -14,6 +14,7 @@ from recipes.reporting.tables import UNKNOWN, Cell, Direction, Row, SweepView, T
 
 FORMAT = "crossthink-sweep"
 HOLDS, FAILS, UNTOLD = "holds", "does not hold", "cannot be told at this scale"
+BASE = "base"  # no arm: what the arms start from
 ABSENT = "–"
 _MEASURES = {"gpr": "GPR mean", "math": "math mean", "mean": "mean"}
 _CLAIMED = {
@@ -50,13 +51,12 @@ def read_view(path: Path) -> SweepView:
 def view(found: Mapping[str, Any]) -> SweepView:
     """Title, note, tables and directions of a sweep's results, as `recipes.sweeping.collect` writes them."""
     arms = {4: [name for name in found["arms"] if _is_blend(name)], **{n: _rows_of(found, n) for n in (5, 6, 7)}}
-    made = [accuracy_table(found, number, names) for number, names in arms.items() if names]
+    made = [claims_table(found["claims"], found["rule"])] if found["claims"] else []
+    made += [accuracy_table(found, number, names) for number, names in arms.items() if names]
     if found["arms"]:
         made.append(tokens_table(found))
     if found["singles"]:
         made.append(_singles_table(found))
-    if found["claims"]:
-        made.append(claims_table(found["claims"], found["rule"]))
     return SweepView(found["title"], f"{found['note']} {NOTE}", made, directions(found["claims"]))
 
 
@@ -65,7 +65,7 @@ def page(found: Mapping[str, Any], picture: str | None) -> str:
     parts = sweep_parts(view(found))
     parts[0] = parts[0].removeprefix("#")
     if picture is not None:
-        parts.insert(2, f"![Our differences with their intervals, beside the paper's]({picture})")
+        parts.insert(2, f"![Arms against each other, beside the paper's differences]({picture})")
     if found["unfinished"]:
         parts += ["## Not in these tables"]
         parts += ["\n".join(f"- {escape(name)}: {escape(why)}" for name, why in found["unfinished"].items())]
@@ -120,7 +120,9 @@ def claims_table(claims: Sequence[Mapping[str, Any]], rule: str) -> Table:
 
 
 def directions(claims: Sequence[Mapping[str, Any]]) -> list[Direction]:
-    """The differences of accuracies that were measured; those of lengths have another unit."""
+    """The differences between arms in accuracy that were measured. Those from the base are several times as large,
+    and those of lengths have another unit.
+    """
     return [
         Direction(
             f"{one['one']} − {one['other']}" + ("" if one["measure"] == "mean" else f", {_CLAIMED[one['measure']]}"),
@@ -130,7 +132,7 @@ def directions(claims: Sequence[Mapping[str, Any]]) -> list[Direction]:
             _tone(one),
         )
         for one in claims
-        if one["difference"] is not None and not _of_lengths(one)
+        if one["difference"] is not None and one["other"] != BASE and not _of_lengths(one)
     ]
 
 

@@ -10,7 +10,6 @@ from crossthink.errors import ConfigError, did_you_mean
 from recipes.reporting.paper import SINGLE
 
 MIXED, OPEN, SHORT, FILTERED = "mixed", "open", "short", "filtered"
-BASE = "base"  # no arm: what the arms start from, evaluated beside them
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from conf.ablations import BLENDS
-from recipes.reporting.over_seeds import FAILS, HOLDS, UNTOLD
+from recipes.reporting.over_seeds import BASE, FAILS, HOLDS, UNTOLD
 from recipes.reporting.paper import PublishedRow, means, published_row
-from recipes.sweeping.arms import BASE
 from recipes.sweeping.results import Results, paired, paired_tokens
 
 RULE = (

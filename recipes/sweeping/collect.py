@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from crossthink.errors import UserError
-from recipes.reporting.over_seeds import FORMAT
-from recipes.sweeping.arms import BASE, Arm
+from recipes.reporting.over_seeds import BASE, FORMAT
+from recipes.sweeping.arms import Arm
 from recipes.sweeping.claims import RULE, judge
 from recipes.sweeping.results import MEASURES, Result, over_seeds, read_result, tokens_over_seeds
 

@@ -15,9 +15,10 @@ from crossthink.errors import StoppedEarly
 from crossthink.files import write_json
 from data_prep.pool import Pool
 from recipes.difficulty import POOL as FILTERED_POOL
+from recipes.reporting.over_seeds import BASE
 from recipes.reporting.paper import SINGLE
 from recipes.run_files import SUMMARY
-from recipes.sweeping.arms import BASE, FILTERED, MIXED, OPEN, SINGLES, Arm
+from recipes.sweeping.arms import FILTERED, MIXED, OPEN, SINGLES, Arm
 from recipes.sweeping.jobs import Chain, Command, run_chains
 from recipes.sweeping.results import read_result
 from recipes.sweeping.runs import Origin, PlannedRun, chain_of, eval_command, evaluated, log_of, plan_run

@@ -7,9 +7,9 @@ from eval_samples import sample as answer
 
 from conf.ablations import BLENDS
 from crossthink.errors import ConfigError
-from recipes.reporting.over_seeds import FAILS, HOLDS, UNTOLD, claims_table, directions
+from recipes.reporting.over_seeds import BASE, FAILS, HOLDS, UNTOLD, claims_table, directions
 from recipes.reporting.paper import published_row
-from recipes.sweeping.arms import BASE, SINGLES, STUDY_ARMS, chosen_arms
+from recipes.sweeping.arms import SINGLES, STUDY_ARMS, chosen_arms
 from recipes.sweeping.claims import CLAIMS, RULE, Claim, judge, published_difference, verdict
 from recipes.sweeping.results import over_seeds, result_of
 
