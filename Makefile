@@ -50,7 +50,7 @@ $(NEMO_VENV)/.installed: pyproject.toml $(NEMO_LOCK)
 demo: venv
 	@$(BIN)/crossthink demo
 
-# A little over an hour on two cores; stopped, the same command goes on.
+# An hour on two cores; stopped, the same command goes on.
 study: venv
 	@$(BIN)/crossthink sweep recipe=study out=runs/study parallel=2 resume=true
 

@@ -25,6 +25,7 @@ READING = (
     "in several runs counts with their mean (the paper's protocol). Intervals are 95 % percentile bootstraps over "
     "questions: they say how far a number could move with other questions of the kind, not with another training run."
 )
+BELOW_SWEEP = "What follows is of the single runs and evaluations that this page was given, and not of all seeds."
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ def render_comparison(report: Report, picked: list[Picked]) -> str:
         "notes": report.notes,
         "contents": _contents(report, bool(charts), bool(picked)),
         "sweep": report.sweep,
+        "below": BELOW_SWEEP,
         "directions": Markup(directions_svg(report.sweep.directions)) if report.sweep else "",
         "overview": report.overview,
         "differences": report.differences,

@@ -16,7 +16,8 @@ from recipes.reporting.statistics import smooth, window
 from recipes.reporting.text import visible
 
 COLOURS = ("#2a6ca8", "#b0601a", "#5b7f3a", "#8a5fa8", "#a8892a", "#5f6f7d", "#a83a4f", "#2f8f8a")
-DASHES = ("-", "--", ":", "-.")
+DASHES, MARKS = ("-", "--", ":", "-."), ("o", "s", "^", "D")
+"""What tells lines and points of one colour apart."""
 MOST_CATEGORIES = 24
 """Groups of more values than this get a table only."""
 LONGEST_NAME = 34
@@ -66,7 +67,7 @@ def run_curves(runs: Sequence[Run], key: str, label: str, scale: float) -> str:
                 if drawn == "light":
                     axes.scatter(x, y, s=7, color=colour, alpha=1.0 if size == 1 else 0.25, linewidths=0)
                 else:
-                    axes.plot(x, y, color=colour, linestyle=_dashes(place), label=_name(run.name))
+                    axes.plot(x, y, color=colour, linestyle=_of_round(DASHES, place), label=_name(run.name))
         axes.set_ylim(bottom=0)
         axes.set_ylabel(label)
         axes.set_xlabel("training step")
@@ -87,9 +88,12 @@ def efficiency(evaluations: Sequence[Measured]) -> str:
         return ""
     with matplotlib.rc_context(_style()):
         figure, axes = new_figure((5.2, 3.1 + _legend_height(points)))
-        for (name, tokens, accuracy, (low, high)), colour in zip(points, _colours(points), strict=True):
+        for place, ((name, tokens, accuracy, (low, high)), colour) in enumerate(
+            zip(points, _colours(points), strict=True)
+        ):
             axes.plot([tokens] * 2, [100 * low, 100 * high], color=INK, linewidth=1)
-            axes.plot([tokens], [100 * accuracy], "o", markersize=7, color=colour, label=_name(name))
+            mark = _of_round(MARKS, place)
+            axes.plot([tokens], [100 * accuracy], mark, markersize=7, color=colour, label=_name(name))
         axes.set_xlim(0, 1.1 * max(tokens for _, tokens, _, _ in points) or 1)
         axes.set_xlabel("mean tokens of right answers")
         axes.set_ylabel("accuracy, %")
@@ -162,9 +166,9 @@ def _colours(of: Sequence[object]) -> list[str]:
     return [COLOURS[place % len(COLOURS)] for place in range(len(of))]
 
 
-def _dashes(place: int) -> str:
-    """Lines of one colour differ in their dashes."""
-    return DASHES[place // len(COLOURS) % len(DASHES)]
+def _of_round(kinds: Sequence[str], place: int) -> str:
+    """The next of `kinds` with every round of colours."""
+    return kinds[place // len(COLOURS) % len(kinds)]
 
 
 def _legend_height(of: Sequence[object]) -> float:

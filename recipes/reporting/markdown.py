@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import crossthink
-from recipes.reporting.comparison import READING, Report, subtitle
+from recipes.reporting.comparison import BELOW_SWEEP, READING, Report, subtitle
 from recipes.reporting.tables import Row, SweepView, Table
 from recipes.reporting.text import visible
 
@@ -17,7 +17,7 @@ def render_markdown(report: Report) -> str:
     parts = ["# CrossThink report", subtitle(report) + ".", READING]
     parts += [f"- {escape(note)}" for note in report.notes]
     if report.sweep:
-        parts += sweep_parts(report.sweep)
+        parts += [*sweep_parts(report.sweep), BELOW_SWEEP]
     if report.overview:
         parts += ["## Our evaluations", table_text(report.overview)]
     if report.differences or report.reasons:

@@ -32,6 +32,7 @@ def test_the_report_begins_with_the_seeds(sweep, tmp_path):
     assert verdicts["**gpr\\_up − base**"][-1] == verdicts["**gpr\\_up − nd**"][-1] == "holds"
     assert "$x$" not in markdown and markdown.index("Sweep \\<b\\>") < markdown.index("## Beside the paper")
     text = (tmp_path / "r.html").read_text("utf-8")
+    assert "and not of all seeds" in markdown and "and not of all seeds" in text
     shown = Page(text)
     assert len(shown.ids) == len(set(shown.ids)) and {one[1:] for one in shown.references} <= set(shown.ids)
     assert shown.tags.count("svg") == 1 and '<span class="up">holds</span>' in text and "Sweep <b>" not in text
