@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (a minute or two)"
 	@$(call new_venv,$(VENV))
 	@$(PIP) $(INDEX) torch==2.13.0
-	@$(PIP) --editable '.[train,eval,dev]'
+	@$(PIP) --editable '.[train,eval,synth,dev]'
 	@touch $@
 
 nemo: $(NEMO_VENV)/.installed

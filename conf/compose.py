@@ -25,6 +25,8 @@ CONF = Path(__file__).parent
 PATH_KEYS = re.compile(
     r"^(out|data|run|folder|checkpoint|path|model\.path|eval\.data|((reward|rollout)\.)?token|sources\.\w+\.path"
     r"|endpoint|request\.(model|token|tokenizer)|prompts|(benchmarks|few_shot)_path"
+    r"|crawl\.path|crawl\.paths_file|subjects\.file|personas|skills"
+    r"|(writer|solver|embeddings)\.(endpoint|model|token)"
     r"|served_name|(rollout\.)?weights_dir|decontaminate\.path|prompts\.folder|prompts\.tokenizer"
     r"|pytriton\.data|pytriton\.tokenizer|tracking\.mlflow_uri|picture|cluster\.((rollout_)?image|python))$"
 )

@@ -28,6 +28,12 @@ COMMANDS = {
     "prep": Command(
         "conf.prep:PrepConfig", "data_prep.prep", "sources → templates → filters → a pool of questions", dry_run=True
     ),
+    "synth": Command(
+        "conf.synth:SynthConfig",
+        "recipes.synth",
+        "web pages → questions with voted answers, as rows for prep",
+        dry_run=True,
+    ),
     "serve-reward": Command(
         "conf.reward:ServeRewardConfig",
         "reward_server.serve",
@@ -64,6 +70,17 @@ COMMANDS = {
 EXTRAS = {
     "train": ("torch", "megatron", "transformers", "safetensors", "tensorboard", "jinja2", "matplotlib"),
     "eval": ("openai", "scipy"),
+    "synth": (
+        "datatrove",
+        "jsonschema",
+        "lxml_html_clean",
+        "openai",
+        "py3langid",
+        "sklearn",
+        "spacy",
+        "trafilatura",
+        "warcio",
+    ),
 }
 
 

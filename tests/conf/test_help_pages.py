@@ -30,7 +30,8 @@ def narrow(monkeypatch):
 def test_help_lists_every_field_with_its_meaning(command, flag, capsys):
     assert main([command, flag]) == 0
     lines = capsys.readouterr().out.splitlines()
-    more = {"prep": " [--dry-run]", "submit": " [--dry-run]", "serve-reward": " [--explain ...]"}.get(command, "")
+    dry = dict.fromkeys(("prep", "submit", "synth"), " [--dry-run]")
+    more = {**dry, "serve-reward": " [--explain ...]"}.get(command, "")
     assert lines[0] == f"usage: crossthink {command} [key=value ...] [--cfg]" + more
     assert lines[2].strip()  # what the command does
     meanings = {}

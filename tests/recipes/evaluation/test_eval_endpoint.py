@@ -16,8 +16,9 @@ from recipes.evaluation.answers import Answer, draw_number
 from recipes.evaluation.questions import Asked
 
 pytest.importorskip("openai")
-from recipes.evaluation import endpoint as module
-from recipes.evaluation.endpoint import EndpointAnswerer, joined
+from crossthink import endpoint as module
+from crossthink.endpoint import joined
+from recipes.evaluation.endpoint import EndpointAnswerer
 
 WANTED = [(asked(row(number)), run) for number in range(6) for run in range(2)]
 

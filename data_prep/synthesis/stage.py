@@ -1,0 +1,34 @@
+"""`python -m data_prep.synthesis.stage CONFIG STAGE`: one stage here, in this process and those that it starts."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from conf.compose import from_yaml
+from conf.synth import SynthConfig
+from crossthink.errors import EXIT_FAILED, UserError
+from crossthink.procs import die_with_parent, die_with_told_parent
+from data_prep.synthesis.stages import local_executor, stages
+
+
+def main(config_file: str, name: str) -> int:
+    """Run it. Returns the exit code; what went wrong stands on stdout."""
+    die_with_told_parent()
+    os.register_at_fork(after_in_child=die_with_parent)  # the process with datatrove's queues outlives a killed one
+    config = from_yaml(SynthConfig, Path(config_file).read_text("utf-8"))
+    stage = next(one for one in stages(config) if one.name == name)
+    try:
+        local_executor(config, stage).run()
+    except UserError as error:
+        print(f"synth: {error}", flush=True)
+        return error.exit_code
+    except Exception as error:  # datatrove has logged it with its traceback
+        print(f"synth: {type(error).__name__}: {error}", flush=True)
+        return EXIT_FAILED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
