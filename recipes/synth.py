@@ -114,6 +114,17 @@ def _check_calls(group: str, calls: CallsConfig) -> None:
     for key in ("max_tokens", "json_tries", "concurrency", "late_in_a_row"):
         if getattr(calls, key) < 1:
             raise ConfigError(f"{group}.{key}={getattr(calls, key)} is too small: at least 1.")
+    from crossthink.endpoint import Access, Endpoint
+    from data_prep.synthesis.calls.budget import Budget, Prices
+    from data_prep.synthesis.calls.request import Usage
+
+    # Both refuse what no task could begin with: an address that is none, a key that cannot be read, prices amiss.
+    Endpoint(
+        Access(calls.endpoint, calls.model, calls.token, calls.deadline_s, calls.retries, f"{group}.endpoint", group)
+    )
+    limits = calls.budget
+    prices = Prices(limits.price_prompt, limits.price_completion)
+    Budget(limits.tokens, limits.cost, prices, Usage(), f"{group}.budget")
 
 
 def _claim(config: SynthConfig) -> None:

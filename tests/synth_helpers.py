@@ -7,8 +7,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from synth_brain import Expected, expected_math, expected_qa
 from synth_endpoint import Running
+from synth_foretold import Expected, expected_math, expected_qa
 from synth_world import MAX_BYTES, World
 
 from conf.compose import from_yaml

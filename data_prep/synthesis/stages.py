@@ -65,6 +65,7 @@ def local_executor(config: SynthConfig, stage: Stage) -> Any:
         tasks=stage.tasks,
         workers=min(config.workers, stage.tasks),
         logging_dir=str(logs_of(config, stage.name)),
+        start_method="fork",  # children of this process, which end with it: those of a fork server would go on
     )
 
 

@@ -14,8 +14,9 @@ import pytest
 
 pytest.importorskip("datatrove")
 pytest.importorskip("openai")
-from synth_brain import BRAIN, FLAWS, LATER, SHARES, Expected, person_of, question_of
+from synth_brain import BRAIN, FLAWS, LATER, SHARES, person_of, question_of
 from synth_endpoint import LATE, RIGHT, Running, synth_endpoint
+from synth_foretold import Expected
 from synth_helpers import MATH_FILE, QA_FILE, foretold, heard, math_words, qa_words, rows_of, yields_of
 from synth_world import DUPLICATE, KEPT, World, crawl, record_id
 from train_helpers import crossthink, succeed
