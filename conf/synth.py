@@ -62,9 +62,15 @@ class EmbeddingsConfig:
     endpoint: str | None = None
     """Base URL, such as http://127.0.0.1:8000/v1."""
     model: str | None = None
-    """Name in requests."""
+    """Name in requests; null: the only one that the endpoint lists."""
     token: str | None = None
-    """API key, or @FILE."""
+    """API key, or @FILE that holds it."""
+    max_characters: int = 2000
+    """Of a page's beginning that is sent: such models read few tokens, and servers refuse longer texts."""
+    deadline_s: float = 60.0
+    """Seconds for one try of a request."""
+    retries: int = 4
+    """Further tries where the endpoint is full, fails, is gone or is late."""
 
 
 @dataclass

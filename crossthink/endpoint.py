@@ -171,6 +171,27 @@ class Endpoint:
         except openai.APITimeoutError as error:
             raise asyncio.TimeoutError from error
 
+    async def vectors(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """One try of /v1/embeddings: a vector for each text, in their order.
+
+        Raises:
+            As `once`; UserError where it answered with something else than a vector for each text.
+        """
+        assert self._client is not None
+        # Not every server knows base64, which the client asks for by itself.
+        asking = self._client.embeddings.create(model=model, input=list(texts), encoding_format="float")
+        try:
+            reply = await asyncio.wait_for(asking, self.access.deadline_s)
+        except openai.APITimeoutError as error:
+            raise asyncio.TimeoutError from error
+        try:
+            found = [[float(x) for x in one.embedding] for one in sorted(reply.data, key=lambda one: one.index)]
+        except (AttributeError, TypeError, ValueError) as error:
+            raise UserError(f"{self.label} answered with something else than vectors: {str(reply)[:200]}.") from error
+        if len(found) != len(texts):
+            raise UserError(f"{self.label} gave {len(found)} vectors for {len(texts)} texts.")
+        return found
+
     async def tries(self, once: Callable[[], Awaitable[T]]) -> T:
         """What one request comes to, in as many tries as there may be.
 

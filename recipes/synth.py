@@ -18,11 +18,15 @@ from data_prep.synthesis.personas import draw_pairs, load_personas, load_skills
 from data_prep.synthesis.prompts import load_prompts
 from data_prep.synthesis.subjects import load_subjects
 from data_prep.synthesis.yields import finished
+from recipes import synth_jobs
 from recipes.rl.stop import StopRequest
 from recipes.run_folder import LOCK, check_continues, locked
 
 CONFIG = "synth.yaml"
-MAY_CHANGE = ("out", "resume", "workers", "documents", "retry_failed", "cluster")
+MAY_CHANGE = (
+    "out", "resume", "workers", "documents", "retry_failed", "cluster",
+    *(f"embeddings.{key}" for key in ("endpoint", "token", "deadline_s", "retries")),
+)  # fmt: skip
 CALLS_MAY_CHANGE = (
     "endpoint", "token", "json", "json_tries", "concurrency", "deadline_s", "retries", "late_in_a_row", "budget",
 )  # fmt: skip
@@ -86,6 +90,7 @@ def check(config: SynthConfig) -> None:
         ("vote.threshold", vote.threshold, 1e-9, 1),
         ("vote.declined", vote.declined, 1e-9, 1),
         ("pages.max_characters", config.pages.max_characters, 100, 10**7),
+        ("embeddings.max_characters", config.embeddings.max_characters, 100, 10**7),
     ):
         if not low <= value <= high:
             raise ConfigError(f"{key}={value} is not allowed. Allowed: {low:g} to {high:g}.")
@@ -96,8 +101,17 @@ def check(config: SynthConfig) -> None:
             "crawl.path= is required for kind=qa: a folder of WARC or WET files, or with crawl.paths_file= what every "
             "path in it begins with (https://data.commoncrawl.org)."
         )
-    if config.subjects.router == "embedding" and not (config.embeddings.endpoint and config.embeddings.model):
-        raise ConfigError("subjects.router=embedding needs embeddings.endpoint= and embeddings.model=.")
+    listed = config.crawl.paths_file
+    if config.kind == "qa" and listed and "://" not in listed and not Path(listed).is_file():
+        raise ConfigError(f"crawl.paths_file={listed} is not a file. It holds one path a line, gzipped or not.")
+    if config.subjects.router == "embedding":
+        if config.embeddings.endpoint is None:
+            raise ConfigError("subjects.router=embedding needs embeddings.endpoint=.")
+        from data_prep.synthesis.embeddings import endpoint_of
+
+        endpoint_of(config.embeddings)
+    if config.cluster.name:
+        synth_jobs.check_jobs(config)
     load_prompts(config.prompts)
     if config.kind == "qa":
         load_subjects(config.subjects.file, "subjects.file")
@@ -182,13 +196,12 @@ def _submit(config: SynthConfig) -> int:
             raise UserError(barren)
     if not left:
         return _finish(config)
-    from data_prep.synthesis.jobs import submit, under_way
-
-    if jobs := under_way(config):
-        _say(f"jobs {', '.join(jobs)} are under way")
-        return EXIT_RESUMABLE
-    for name, job in submit(config, left).items():
-        _say(f"stage {name}: job {job}")
+    alive = synth_jobs.states(synth_jobs.submitted(config))
+    for line in synth_jobs.progress(config, left, alive):
+        _say(line)
+    if not alive:
+        for name, job in synth_jobs.submit(config, left).items():
+            _say(f"stage {name}: submitted as job {job}")
     _say("the same command with resume=true looks again, and writes the card once all is done")
     return EXIT_RESUMABLE
 

@@ -120,6 +120,11 @@ class Server(ThreadingHTTPServer):
         self.log = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         self.lock, self.seen, self.count = threading.Lock(), Counter(), 0
 
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A killed client is no error of this server."""
+        if not isinstance(sys.exc_info()[1], ConnectionError):
+            super().handle_error(request, client_address)
+
     def note(self, chat: Chat, purpose: str, outcome: str) -> int:
         """Write a request down; how often it came until now."""
         with self.lock:
@@ -165,7 +170,10 @@ class Handler(BaseHTTPRequestHandler):
             self.send(200, {"object": "list", "data": listed})
 
     def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        sent = self.rfile.read(length := int(self.headers["content-length"]))
+        if len(sent) < length:
+            raise ConnectionAbortedError("the client was killed while it sent")
+        body = json.loads(sent)
         if not self.has_key():
             return
         script, asked_format = self.server.script, body.get("response_format")

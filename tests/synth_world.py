@@ -136,7 +136,7 @@ def boilerplate(count: int) -> list[Record]:
         spam = [
             f"At {name} you buy " + "cheap shoes and the best of cheap shoes with cheap shoes to cheap shoes and " * 12
         ]
-        told = ". ".join(article(f"list/{number}", subjects[number], "", told=False)).split(". ")
+        told = ". ".join(article(f"list/{number}", subjects[number % len(subjects)], "", told=False)).split(". ")
         items = f"<ul><li>{'</li><li>'.join(one.strip('.') for one in told)}</li></ul></article>".encode()
         draw = random.Random(number)
         talk = [

@@ -5,14 +5,17 @@ Every document that goes no further is counted under `dropped_REASON`, as datatr
 
 from __future__ import annotations
 
+import asyncio
 import codecs
 import re
+import time
 import zlib
 from collections.abc import Iterator
 from typing import Any
 
+import aiohttp
 from datatrove.data import Document, DocumentsPipeline
-from datatrove.io import DataFileLike, DataFolderLike
+from datatrove.io import DataFileLike, DataFolderLike, get_datafolder
 from datatrove.pipeline.extractors.base import ExtractorSandbox
 from datatrove.pipeline.extractors.trafilatura import Trafilatura
 from datatrove.pipeline.filters.base_filter import BaseFilter
@@ -28,6 +31,11 @@ META_BYTES = 4096
 """In which a page names its encoding, if it does."""
 PLAIN = "plain"
 """Key of a document's metadata: its text needs no extraction, as it is from a WET file."""
+PAUSES_S = (1.0, 4.0, 16.0, 64.0)
+"""Before a file is opened again whose server refused, was busy or went away: Common Crawl's asks for patience often."""
+NOT_FOUND = 404
+LOST = (OSError, aiohttp.ClientError, asyncio.TimeoutError)
+"""What fsspec's file systems raise then."""
 START_S = 60.0
 """For the extracting process to load its library, which a busy machine may take long for."""
 
@@ -43,7 +51,8 @@ class PageReader(BaseDiskReader):
     """Web pages of WARC files and texts of WET files, gzipped or not; local, S3 or HTTP, as fsspec has it.
 
     A file that breaks in the middle gives the pages before, and is counted (`dropped_broken_file`); so is a record
-    that the file's end cut off (`dropped_broken_record`).
+    that the file's end cut off (`dropped_broken_record`). Where the connection breaks, the file is opened again and its
+    records before are passed over.
 
     Args:
         folder: where the files are, or the address that every path of `paths_file` begins with.
@@ -57,10 +66,38 @@ class PageReader(BaseDiskReader):
 
     def __init__(self, folder: DataFolderLike, paths_file: DataFileLike | None, max_bytes: int, limit: int) -> None:
         super().__init__(folder, paths_file, limit, glob_pattern=None if paths_file else "*.w[ae][rt]*")
-        self.max_bytes = max_bytes
+        self.folder, self.max_bytes = folder, max_bytes
+
+    def run(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """See `BaseDiskReader.run`."""
+        self.data_folder = get_datafolder(self.folder)  # fsspec's connections do not survive a fork
+        yield from super().run(data, rank, world_size)
 
     def read_file(self, filepath: str) -> Iterator[Document]:
-        """See `BaseDiskReader.read_file`."""
+        """See `BaseDiskReader.read_file`. Raises UserError where the file cannot be read, however often it is tried."""
+        done, pauses = 0, list(PAUSES_S)
+        while True:
+            try:
+                for reason, document in self._pages(filepath, done):
+                    done += 1
+                    if document is not None:
+                        self.stat_update(StatHints.total, StatHints.forwarded)
+                        yield document
+                    elif reason:
+                        self._drop(reason)
+                return
+            except LOST as error:
+                cause = error.__cause__ or error  # fsspec says of any refusal at first that the file is not there
+                if isinstance(error, FileNotFoundError) and getattr(cause, "status", NOT_FOUND) == NOT_FOUND:
+                    raise UserError(f"{self._address(filepath)} is not there.") from error
+                said = f"{self._address(filepath)} cannot be read ({type(cause).__name__}: {cause})"
+                if not pauses:
+                    raise UserError(f"{said}, however often it is tried.") from error
+                logger.warning(f"{said}; it is tried again in {pauses[0]:g} s.")
+                time.sleep(pauses.pop(0))
+
+    def _pages(self, filepath: str, skip: int) -> Iterator[tuple[str, Document | None]]:
+        """Records of a file, without the first `skip`, each with its page or why it is none."""
         from warcio.archiveiterator import ArchiveIterator
         from warcio.exceptions import ArchiveLoadFailed
 
@@ -68,16 +105,15 @@ class PageReader(BaseDiskReader):
         try:
             with self.data_folder.open(filepath, "rb") as file:
                 for record in ArchiveIterator(file):
-                    reason, document = self._page(record, filepath)
                     done += 1
-                    if document is not None:
-                        self.stat_update(StatHints.total, StatHints.forwarded)
-                        yield document
-                    elif reason:
-                        self._drop(reason)
+                    if done > skip:
+                        yield self._page(record, filepath)
         except (ArchiveLoadFailed, EOFError, zlib.error, UnicodeDecodeError) as error:
+            logger.warning(f"{self._address(filepath)} is broken after {done} records, which are kept: {error}")
             self._drop("broken_file")
-            logger.warning(f"{filepath} is broken after {done} records, which are kept: {error}")
+
+    def _address(self, filepath: str) -> str:
+        return self.data_folder.fs.unstrip_protocol(self.data_folder._join(filepath))
 
     def _drop(self, reason: str) -> None:
         self.stat_update(StatHints.total, StatHints.dropped, f"{StatHints.dropped}_{reason}")

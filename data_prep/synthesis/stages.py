@@ -1,10 +1,8 @@
-"""The stages of a run, each a datatrove pipeline, and the executors that run them here or as SLURM jobs."""
+"""The stages of a run, each a datatrove pipeline, and the executor that runs them here."""
 
 from __future__ import annotations
 
 import os
-import shlex
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +59,7 @@ def local_executor(config: SynthConfig, stage: Stage) -> Any:
     from datatrove.executor import LocalPipelineExecutor
 
     return LocalPipelineExecutor(
-        pipeline=_steps(config, stage),
+        pipeline=steps_of(config, stage),
         tasks=stage.tasks,
         workers=min(config.workers, stage.tasks),
         logging_dir=str(logs_of(config, stage.name)),
@@ -69,31 +67,8 @@ def local_executor(config: SynthConfig, stage: Stage) -> Any:
     )
 
 
-def slurm_executor(config: SynthConfig, stage: Stage, before: Any) -> Any:
-    """Submits a stage's tasks as an array of jobs that waits for the executor `before`, if any."""
-    from data_prep.synthesis.slurm_executor import SlurmExecutor
-
-    cluster = config.cluster
-    environment = [f"export {name}={shlex.quote(value)}" for name, value in cluster.env.items()]
-    python = Path(cluster.python or sys.executable).parent
-    return SlurmExecutor(
-        pipeline=_steps(config, stage),
-        tasks=stage.tasks,
-        workers=config.workers,
-        time=cluster.time,
-        partition=cluster.partition,
-        qos=cluster.qos,
-        cpus_per_task=cluster.cpus_per_task or 1,
-        job_name=f"synth-{stage.name}",
-        logging_dir=str(logs_of(config, stage.name)),
-        depends=before,
-        env_command="\n".join([*cluster.setup, *environment, f"export PATH={shlex.quote(str(python))}:$PATH"]),
-        sbatch_args={"account": cluster.account, "mem": cluster.mem},
-        requeue_signals=None,
-    )
-
-
-def _steps(config: SynthConfig, stage: Stage) -> list[Any]:
+def steps_of(config: SynthConfig, stage: Stage) -> list[Any]:
+    """The steps of a stage, behind the guard that looks at the stage before."""
     from data_prep.synthesis.guards import Guard
 
     before = [one.name for one in stages(config)]
@@ -103,6 +78,10 @@ def _steps(config: SynthConfig, stage: Stage) -> list[Any]:
 
 def _folder(config: SynthConfig, name: str) -> str:
     return os.path.join(config.out, "work", name)
+
+
+def _answers(config: SynthConfig) -> Path:
+    return Path(config.out) / ANSWERS
 
 
 def _pages(config: SynthConfig) -> list[Any]:
@@ -159,8 +138,11 @@ def _questions(config: SynthConfig) -> list[Any]:
     from data_prep.synthesis.steps import Subject
 
     return [
-        _read_pages(config), Unrepeated(_folder(config, CLUSTERS)), Subject(config), *_written(config),
-    ]  # fmt: skip
+        _read_pages(config),
+        Unrepeated(_folder(config, CLUSTERS)),
+        Subject(config, _answers(config)),
+        *_written(config),
+    ]
 
 
 def _problems(config: SynthConfig) -> list[Any]:
@@ -175,7 +157,7 @@ def _written(config: SynthConfig) -> list[Any]:
     from data_prep.synthesis.steps import Write
 
     return [
-        Write(config, Path(config.out) / ANSWERS),
+        Write(config, _answers(config)),
         JsonlWriter(_folder(config, QUESTIONS), compression=None),
     ]
 

@@ -57,14 +57,28 @@ class Pairs(PipelineStep):
 
 
 class Subject(BaseFilter):
-    """Gives pages their subject; drops those that have none (`no_subject`)."""
+    """Gives pages their subject; drops those that have none (`no_subject`).
+
+    Args:
+        config: of the run.
+        answers: folder of stored vectors, one file for each task; only an embedding model's are stored.
+    """
 
     name = "Subject"
 
-    def __init__(self, config: SynthConfig) -> None:
+    def __init__(self, config: SynthConfig, answers: Path) -> None:
         super().__init__(batch_size=ROUTE_BATCH)
-        self.config = config
+        self.config, self.answers = config, answers
         self._router: Any = None
+
+    def run(self, data: DocumentsPipeline, rank: int = 0, world_size: int = 1) -> DocumentsPipeline:
+        """See `BaseFilter.run`."""
+        # It is not sent to a job, but made there.
+        self._router = _router(self.config, self.answers / f"subjects-{rank:05d}.sqlite")
+        try:
+            yield from super().run(data, rank, world_size)
+        except UserError as error:
+            raise Stopped(str(error), error.exit_code) from error
 
     def filter(self, doc: Document) -> bool | tuple[bool, str]:
         """See `BaseFilter.filter`."""
@@ -72,8 +86,6 @@ class Subject(BaseFilter):
 
     def filter_batch(self, batch: list[Document]) -> list[bool | tuple[bool, str]]:
         """See `BaseFilter.filter_batch`."""
-        if self._router is None:  # it is not sent to a job, but made there
-            self._router = _router(self.config)
         found: list[bool | tuple[bool, str]] = []
         for document, route in zip(batch, self._router.route([one.text for one in batch]), strict=True):
             document.metadata["route"] = vars(route)
@@ -250,12 +262,12 @@ def _caller(
     )
 
 
-def _router(config: SynthConfig) -> Any:
+def _router(config: SynthConfig, answers: Path) -> Any:
     from data_prep.synthesis.routing import EmbeddingRouter, LexicalRouter
 
     subjects = load_subjects(config.subjects.file, "subjects.file")
     if config.subjects.router == "lexical":
         return LexicalRouter(subjects, config.subjects.least_score)
-    from data_prep.synthesis.embeddings import embedder
+    from data_prep.synthesis.embeddings import Embedder
 
-    return EmbeddingRouter(subjects, config.subjects.least_score, embedder(config.embeddings))
+    return EmbeddingRouter(subjects, config.subjects.least_score, Embedder(config.embeddings, answers))

@@ -31,9 +31,14 @@ class StepYield:
     other: dict[str, float] = field(default_factory=dict)
 
 
+def tasks_done(logs: Path) -> int:
+    """How many tasks of a stage are done."""
+    return sum(1 for _ in (logs / COMPLETIONS).glob("*"))
+
+
 def finished(logs: Path, tasks: int) -> bool:
     """Whether every task of a stage is done."""
-    return sum(1 for _ in (logs / COMPLETIONS).glob("*")) >= tasks
+    return tasks_done(logs) >= tasks
 
 
 def read_yields(logs: Path) -> list[StepYield]:

@@ -52,6 +52,7 @@ def crawl_of(folder: Path, **files: bytes) -> Path:
         (["kind=math", "prompts={folder}/none"], "prompts={folder}/none is not a folder"),
         (["kind=qa", "crawl.path={folder}", "subjects.file={folder}/none.yaml"], "subjects.file={folder}/none.yaml"),
         (["kind=qa", "crawl.path={folder}", "subjects.router=embedding"], "needs embeddings.endpoint="),
+        (["kind=qa", "crawl.path=http://x", "crawl.paths_file={folder}/none"], "crawl.paths_file={folder}/none is not"),
         (["kind=qa", "crawl.path={folder}", "decontaminate.path={folder}/none"], "none"),
         (["kind=math", "writer.budget.cost=1"], "writer.budget.cost=1.0 needs the prices"),
         (["kind=math", "votes.solutions=3"], "votes"),
