@@ -14,6 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import ConfigCompositionException, HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.ablations import presets, register
 from conf.cluster_file import cluster_words, is_cluster_file
@@ -124,6 +125,18 @@ def from_yaml(schema: type, text: str) -> Any:
     with open_dict(node):
         node.pop("defaults", None)
     return OmegaConf.to_object(node)
+
+
+def from_file(schema: type, path: Path) -> Any:
+    """A config that a command left in its folder. Raises ConfigError where this version cannot read it."""
+    try:
+        return from_yaml(schema, path.read_text("utf-8"))
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError) as error:
+        said = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ConfigError(
+            f"{path} is no {schema.__name__} of this version ({said}). It was written by another version, or edited; "
+            "use the version that wrote it, or another folder."
+        ) from error
 
 
 def differences(one: Any, other: Any, ignore: Iterable[str] = ()) -> list[tuple[str, Any, Any]]:

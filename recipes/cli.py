@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import crossthink
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_USAGE, ConfigError, UserError, did_you_mean
+from crossthink.extras import EXTRAS
 
 
 @dataclass(frozen=True)
@@ -63,24 +64,6 @@ COMMANDS = {
     "submit": Command("conf.cluster:SubmitConfig", "slurm.submit", "train on a SLURM cluster", dry_run=True),
     "status": Command("conf.cluster:StatusConfig", "slurm.status", "a run's jobs, step, reward, ETA, last error"),
     "doctor": Command("conf.report:DoctorConfig", "recipes.doctor", "what of torch, CUDA, TE, NeMo, SLURM is here"),
-}
-
-
-# Packages of the extras; without them the bare install still prepares data and serves rewards.
-EXTRAS = {
-    "train": ("torch", "megatron", "transformers", "safetensors", "tensorboard", "jinja2", "matplotlib"),
-    "eval": ("openai", "scipy"),
-    "synth": (
-        "datatrove",
-        "jsonschema",
-        "lxml_html_clean",
-        "openai",
-        "py3langid",
-        "sklearn",
-        "spacy",
-        "trafilatura",
-        "warcio",
-    ),
 }
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import crossthink
-from conf.compose import differences, from_yaml, to_yaml
+from conf.compose import differences, from_file, to_yaml
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import NO_SPACE, atomic_file, names_full_disk, write_json
@@ -62,7 +62,7 @@ def locked(out: Path) -> Iterator[None]:
 def read_config(out: Path) -> TrainConfig | None:
     """The config that the run folder was made with, or None where it holds no run."""
     path = out / CONFIG
-    return from_yaml(TrainConfig, path.read_text("utf-8")) if path.is_file() else None
+    return from_file(TrainConfig, path) if path.is_file() else None
 
 
 def claim(config: TrainConfig) -> None:

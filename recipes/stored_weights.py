@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from conf.compose import from_yaml
+from conf.compose import from_file
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError
 from recipes.manifest import verify_manifest
@@ -37,7 +37,7 @@ def find_checkpoint(path: Path) -> tuple[Path, TrainConfig | None]:
         run_config = path.parent.parent / CONFIG
         if not run_config.is_file():
             raise ConfigError(f"checkpoint={path} stands outside its run folder: {run_config} is missing.")
-        config = from_yaml(TrainConfig, run_config.read_text("utf-8"))
+        config = from_file(TrainConfig, run_config)
         config.out = str(path.parent.parent)  # a run folder may have been moved since it was made
         return path, config
     if not (path / "config.json").is_file():

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from conf.compose import from_yaml, to_yaml
+from conf.compose import from_file, to_yaml
 from conf.sweep import SweepConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE, ConfigError
 from crossthink.files import atomic_file, write_json
@@ -193,7 +193,7 @@ def _claim(config: SweepConfig) -> None:
     out = Path(config.out)
     path = out / CONFIG
     if path.is_file():
-        check_continues(from_yaml(SweepConfig, path.read_text("utf-8")), config, "sweep", MAY_CHANGE)
+        check_continues(from_file(SweepConfig, path), config, "sweep", MAY_CHANGE)
     elif strangers := sorted(one.name for one in out.iterdir() if one.name != LOCK):
         raise ConfigError(f"out={out} is not empty and no sweep (it holds {strangers[0]}). Choose another out=.")
     with atomic_file(path) as handle:

@@ -7,9 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from conf.compose import from_yaml, to_yaml
+from conf.compose import from_file, to_yaml
 from conf.synth import JSON_MODES, KINDS, ROUTERS, CallsConfig, SynthConfig
 from crossthink.errors import EXIT_DONE, EXIT_RESUMABLE, ConfigError, StoppedEarly, UserError, did_you_mean
+from crossthink.extras import need
 from crossthink.files import atomic_file
 from crossthink.procs import PARENT, stop
 from data_prep.benchmarks import find_benchmarks
@@ -66,6 +67,7 @@ def run(config: SynthConfig, dry_run: bool = False) -> int:
 
 def check(config: SynthConfig) -> None:
     """Refuse impossible values. Raises ConfigError naming key, value and what is allowed."""
+    need("synth")
     for key, value, allowed in (
         ("kind", config.kind, KINDS),
         ("subjects.router", config.subjects.router, ROUTERS),
@@ -147,7 +149,7 @@ def _claim(config: SynthConfig) -> None:
     path = out / CONFIG
     if path.is_file():
         may_change = [*MAY_CHANGE, *(f"{group}.{key}" for group in ("writer", "solver") for key in CALLS_MAY_CHANGE)]
-        check_continues(from_yaml(SynthConfig, path.read_text("utf-8")), config, "synth run", may_change)
+        check_continues(from_file(SynthConfig, path), config, "synth run", may_change)
     elif strangers := sorted(one.name for one in out.iterdir() if one.name != LOCK):
         raise ConfigError(f"out={out} is not empty and no synth run (it holds {strangers[0]}). Choose another out=.")
     with atomic_file(path) as handle:

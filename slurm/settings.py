@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 from conf.cluster import ClusterConfig
-from conf.compose import from_yaml, to_yaml
+from conf.compose import from_file, to_yaml
 from crossthink.files import atomic_file
 from slurm.attempt import CLUSTER, SETTINGS
 
 
 def read_cluster(run: Path) -> ClusterConfig:
     """What `write_cluster` wrote."""
-    return from_yaml(ClusterConfig, (run / CLUSTER / SETTINGS).read_text("utf-8"))
+    return from_file(ClusterConfig, run / CLUSTER / SETTINGS)
 
 
 def write_cluster(run: Path, cluster: ClusterConfig) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from conf.compose import from_yaml
+from conf.compose import from_file
 from conf.synth import SynthConfig
 from crossthink.errors import EXIT_FAILED, UserError
 from crossthink.procs import die_with_parent, die_with_told_parent
@@ -17,7 +17,7 @@ def main(config_file: str, name: str) -> int:
     """Run it. Returns the exit code; what went wrong stands on stdout."""
     die_with_told_parent()
     os.register_at_fork(after_in_child=die_with_parent)  # the process with datatrove's queues outlives a killed one
-    config = from_yaml(SynthConfig, Path(config_file).read_text("utf-8"))
+    config = from_file(SynthConfig, Path(config_file))
     stage = next(one for one in stages(config) if one.name == name)
     try:
         local_executor(config, stage).run()

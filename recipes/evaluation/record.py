@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conf.compose import from_yaml, to_yaml
+from conf.compose import from_file, to_yaml
 from conf.evaluate import EvalConfig
 from crossthink.errors import ConfigError
 from crossthink.files import atomic_file, names_full_disk, write_json
@@ -102,7 +102,7 @@ def check_folder(out: Path, config: EvalConfig) -> None:
                 f"out={out} is not empty and not an evaluation (it holds {strangers[0]}). Choose another out=."
             )
         return
-    check_continues(from_yaml(EvalConfig, path.read_text("utf-8")), without_secrets(config), "evaluation", MAY_CHANGE)
+    check_continues(from_file(EvalConfig, path), without_secrets(config), "evaluation", MAY_CHANGE)
 
 
 def check_identity(out: Path, identity: Mapping[str, Any]) -> None:

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.compose import differences, from_yaml, resolve, to_yaml
+from conf.compose import differences, from_file, from_yaml, resolve, to_yaml
 from conf.evaluate import EvalConfig
 from conf.prep import PrepConfig, SourceConfig
 from conf.train import DemoConfig, TrainConfig
+from crossthink.errors import ConfigError
 
 # Any text but U+0085, which PyYAML writes in a way that it reads as a blank.
 TEXTS = st.text(
@@ -69,6 +70,14 @@ def test_a_demos_run_can_be_read_as_a_training_run():
 def test_a_file_is_checked_against_the_schema(line):
     with pytest.raises(OmegaConfBaseException):
         from_yaml(TrainConfig, line)
+
+
+@pytest.mark.parametrize("text", ["stepz: 3", "steps: many", "steps: [", "\xff"])
+def test_a_file_of_another_version_is_named(text, tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"config.yaml is no TrainConfig of this version \(.+\)"):
+        from_file(TrainConfig, path)
 
 
 @pytest.fixture(scope="module")
