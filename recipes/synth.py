@@ -68,18 +68,31 @@ def run(config: SynthConfig, dry_run: bool = False) -> int:
 def check(config: SynthConfig) -> None:
     """Refuse impossible values. Raises ConfigError naming key, value and what is allowed."""
     need("synth")
-    for key, value, allowed in (
+    _check_values(config)
+    for group, calls in (("writer", config.writer), ("solver", config.solver)):
+        _check_calls(group, calls)
+    if config.cluster.name:
+        synth_jobs.check_jobs(config)
+    load_prompts(config.prompts)
+    if config.kind == "qa":
+        _check_pages(config)
+    else:
+        draw_pairs(load_personas(config.personas), load_skills(config.skills), config.problems, config.seed)
+    if config.decontaminate.path is not None:
+        find_benchmarks(config.decontaminate.path)
+
+
+def _check_values(config: SynthConfig) -> None:
+    for key, word, allowed in (
         ("kind", config.kind, KINDS),
         ("subjects.router", config.subjects.router, ROUTERS),
         ("writer.json", config.writer.json, JSON_MODES),
         ("solver.json", config.solver.json, JSON_MODES),
     ):
-        if value not in allowed:
+        if word not in allowed:
             raise ConfigError(
-                f"{key}={value} is not allowed. Allowed: {', '.join(allowed)}.{did_you_mean(value, allowed)}"
+                f"{key}={word} is not allowed. Allowed: {', '.join(allowed)}.{did_you_mean(word, allowed)}"
             )
-    for group, calls in (("writer", config.writer), ("solver", config.solver)):
-        _check_calls(group, calls)
     vote = config.vote
     for key, value, low, high in (
         ("tasks", config.tasks, 1, 100_000),
@@ -98,29 +111,24 @@ def check(config: SynthConfig) -> None:
             raise ConfigError(f"{key}={value} is not allowed. Allowed: {low:g} to {high:g}.")
     if not config.difficulties:
         raise ConfigError("difficulties=[] is empty. Give one or more, such as difficulties=[undergraduate].")
-    if config.kind == "qa" and config.crawl.path is None:
+
+
+def _check_pages(config: SynthConfig) -> None:
+    crawl, listed = config.crawl, config.crawl.paths_file
+    if crawl.path is None:
         raise ConfigError(
             "crawl.path= is required for kind=qa: a folder of WARC or WET files, or with crawl.paths_file= what every "
             "path in it begins with (https://data.commoncrawl.org)."
         )
-    listed = config.crawl.paths_file
-    if config.kind == "qa" and listed and "://" not in listed and not Path(listed).is_file():
+    if listed and "://" not in listed and not Path(listed).is_file():
         raise ConfigError(f"crawl.paths_file={listed} is not a file. It holds one path a line, gzipped or not.")
+    load_subjects(config.subjects.file, "subjects.file")
     if config.subjects.router == "embedding":
         if config.embeddings.endpoint is None:
             raise ConfigError("subjects.router=embedding needs embeddings.endpoint=.")
         from data_prep.synthesis.embeddings import endpoint_of
 
         endpoint_of(config.embeddings)
-    if config.cluster.name:
-        synth_jobs.check_jobs(config)
-    load_prompts(config.prompts)
-    if config.kind == "qa":
-        load_subjects(config.subjects.file, "subjects.file")
-    else:
-        draw_pairs(load_personas(config.personas), load_skills(config.skills), config.problems, config.seed)
-    if config.decontaminate.path is not None:
-        find_benchmarks(config.decontaminate.path)
 
 
 def _check_calls(group: str, calls: CallsConfig) -> None:

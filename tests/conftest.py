@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 from filelock import FileLock
@@ -15,10 +16,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
-def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
+def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TinyWorld]:
     """Demo pools and a base policy after a short warm start: it is right now and then. Nobody writes to it."""
+    from conf.reward import RewardConfig
     from conf.train import TrainConfig, WarmStartConfig
     from recipes import prepare
+    from recipes.launch import reward_servers
 
     base = tmp_path_factory.getbasetemp()
     # pytest-xdist's workers have folders of their own in one; the first to come makes it for all.
@@ -28,4 +31,5 @@ def tiny_world(tmp_path_factory: pytest.TempPathFactory) -> TinyWorld:
         config = TrainConfig(out=str(root), warm_start=WarmStartConfig(steps=250, batch_size=32, right_share=1.0))
         config.model.name = "tiny"
         prepare.prepare(config)
-    return TinyWorld(root)
+    with reward_servers(RewardConfig(), base / "judge.log") as urls:
+        yield TinyWorld(root, urls[0])

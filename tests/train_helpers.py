@@ -28,9 +28,10 @@ TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb")
 
 @dataclass(frozen=True)
 class TinyWorld:
-    """Folders of a small model and its data."""
+    """Folders of a small model and its data, and a reward server for tests that are about something else."""
 
     root: Path
+    judge: str
 
     @property
     def base(self) -> Path:
@@ -43,6 +44,11 @@ class TinyWorld:
     @property
     def held_out(self) -> Path:
         return self.root / DEMO_HELD_OUT
+
+    @property
+    def judged(self) -> str:
+        """The word of a run or an evaluation that starts no reward server: that takes as long as a step or two."""
+        return f"reward.url=[{self.judge}]"
 
     def train_words(self, out: Path, *overrides: str) -> list[str]:
         """A small training run on this model and pool; one thread, so that two runs do the same arithmetic."""

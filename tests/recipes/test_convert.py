@@ -95,7 +95,8 @@ def test_a_runs_checkpoint_becomes_a_model_folder(tiny_world: TinyWorld, tmp_pat
     from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.actors.megatron.actor import MegatronActor
 
-    succeed(*tiny_world.train_words(tmp_path / "run", "steps=1", "optimizer.lr=1e-3", "actor.tensor_parallel=2"))
+    moved = ("steps=1", "optimizer.lr=1e-3", "actor.tensor_parallel=2")
+    succeed(*tiny_world.train_words(tmp_path / "run", *moved, tiny_world.judged))
     succeed("convert", f"checkpoint={tmp_path / 'run'}", f"out={tmp_path / 'hf'}")
     checkpoint, _ = find_checkpoint(tmp_path / "run")
     mesh = join_mesh(1, 1)

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.timeout(120, func_only=True)
 def words(world: TinyWorld, out: Path, *more: str) -> list[str]:
     return [
         "difficulty", f"checkpoint={world.base}", f"data={world.held_out}", f"out={out}", "threads=1",
-        "max_response_tokens=40", *more,
+        "max_response_tokens=40", world.judged, *more,
     ]  # fmt: skip
 
 
@@ -54,8 +54,8 @@ def test_marks_manifest_and_card_agree(tiny_world: TinyWorld, finished: Path) ->
 
 
 def test_a_run_trains_on_what_is_left(tiny_world: TinyWorld, finished: Path, tmp_path: Path) -> None:
-    train = tiny_world.train_words(tmp_path / "run", "steps=1", "blend=gpr_up", f"data={finished / 'pool'}")
-    succeed(*train)
+    filtered = ("steps=1", "blend=gpr_up", f"data={finished / 'pool'}", tiny_world.judged)
+    succeed(*tiny_world.train_words(tmp_path / "run", *filtered))
     assert len(metrics(tmp_path / "run")) == 1
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["facts"]["pool_sha256"] == Pool.open(finished / "pool").sha256

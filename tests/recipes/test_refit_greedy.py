@@ -39,6 +39,7 @@ def test_greedy_is_that_of_the_exported_checkpoint(
     out, exported = tmp_path / "run", tmp_path / "exported"
     with rollout_server(tiny_world, tmp_path) as (_, url):
         words = tiny_world.train_words(out, "steps=1", "optimizer.lr=1e-3", f"rollout.url=[{url}]", *LAYOUTS[layout])
+        words.append(tiny_world.judged)
         done = succeed(*words, f"rollout.transport={transport}")
         assert "files" not in done.stderr, "no other transport was taken"
         succeed("convert", f"checkpoint={out}", f"out={exported}")

@@ -12,13 +12,14 @@ from train_helpers import TinyWorld, crossthink, has_steps, metrics, started, su
 from recipes.cli import main
 
 pytestmark = pytest.mark.timeout(120, func_only=True)
-TINY = "words=['recipe=tiny','steps=1','prompts_per_step=4','samples_per_prompt=4','micro_batch_tokens=512']"
+TINY = "'recipe=tiny','steps=1','prompts_per_step=4','samples_per_prompt=4','micro_batch_tokens=512'"
 
 
 def words(world: TinyWorld, out: Path, *more: str) -> list[str]:
     return [
         "sweep", "recipe=ablation_blends", f"model={world.base}", f"data={world.pool}", f"eval.data={world.held_out}",
-        "eval.words=['limit=3']", f"out={out}", TINY, "threads=1", "parallel=2", *more,
+        f"eval.words=['limit=3','{world.judged}']", f"words=[{TINY},'{world.judged}']", f"out={out}", "threads=1",
+        "parallel=2", *more,
     ]  # fmt: skip
 
 
@@ -48,11 +49,11 @@ def test_killed_and_gone_on_with_makes_nothing_twice(
 def test_an_arm_that_fails_is_named_and_the_others_are_finished(tiny_world: TinyWorld, tmp_path: Path) -> None:
     out = tmp_path / "sweep"
     nobody = "arm_words=['only_mr:reward.url=[http://127.0.0.1:9]','only_mr:reward.outage_limit_s=1']"
-    done = crossthink(*words(tiny_world, out, "arms=[nd,only_mr,only_gpr]", nobody))
+    done = crossthink(*words(tiny_world, out, "arms=[only_mr,only_gpr]", nobody))
     assert done.returncode == 1, done.stderr[-2000:]
     assert "only_mr/seed_0: failed with 1" in done.stderr
     found = json.loads((out / "sweep.json").read_text())
-    assert list(found["arms"]) == ["base", "nd", "only_gpr"] and list(found["unfinished"]) == ["only_mr/seed_0"]
+    assert list(found["arms"]) == ["base", "only_gpr"] and list(found["unfinished"]) == ["only_mr/seed_0"]
     for values in found["arms"].values():
         assert values["mean"]["n"] == 1 and 0 <= values["mean"]["mean"] <= 1
         assert set(values["benchmarks"]) == set(found["benchmarks"]) and len(found["benchmarks"]) == 6

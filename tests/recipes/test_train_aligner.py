@@ -17,7 +17,7 @@ from recipes.run_files import read_lines
 
 lacks = missing("aligner")
 here = pytest.mark.skipif(lacks is not None, reason=str(lacks))
-ALIGNER = ("actor=aligner", "checkpoint.every=1")
+ALIGNER = ("actor=aligner", "checkpoint.every=1", "updates_per_rollout=2")
 
 
 def kill_after(steps: int, out: Path, *words: str, limit_s: float = LIMIT_S) -> None:
@@ -35,8 +35,8 @@ def kill_after(steps: int, out: Path, *words: str, limit_s: float = LIMIT_S) -> 
 def test_killed_and_resumed_in_another_layout(tiny_world: TinyWorld, tmp_path: Path) -> None:
     """The same rollouts, and the same numbers but for the order of sums, as a run that neither stopped nor changed."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
-    succeed(*tiny_world.train_words(straight, *ALIGNER, "updates_per_rollout=2"))
-    words = tiny_world.train_words(killed, *ALIGNER, "updates_per_rollout=2")
+    succeed(*tiny_world.train_words(straight, *ALIGNER, tiny_world.judged))
+    words = tiny_world.train_words(killed, *ALIGNER, tiny_world.judged)
     kill_after(2, killed, *words)
     succeed(*words, "resume=true", "actor.tensor_parallel=2")
     assert [line["step"] for line in metrics(killed)] == [1, 2, 3]
@@ -56,7 +56,7 @@ def test_killed_and_resumed_in_another_layout(tiny_world: TinyWorld, tmp_path: P
     for name, checkpoint in (("of_run", killed), ("of_hf", tmp_path / "hf")):
         succeed(
             "eval", f"checkpoint={checkpoint}", f"data={tiny_world.held_out}", f"out={tmp_path / name}", "limit=2",
-            "max_response_tokens=40", "threads=1", "runs=1",
+            "max_response_tokens=40", "threads=1", "runs=1", tiny_world.judged,
         )  # fmt: skip
     answers = [read_lines(tmp_path / name / "samples.jsonl") for name in ("of_run", "of_hf")]
     assert len(answers[0]) == 12

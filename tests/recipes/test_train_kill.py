@@ -73,7 +73,7 @@ def run_kills(world: TinyWorld, tmp_path: Path, steps: int, moments: list[tuple[
     """A run that saves every step and is killed, against one that neither is nor does."""
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     if not straight.exists():
-        succeed(*world.train_words(straight, f"steps={steps}"), limit_s=600)
+        succeed(*world.train_words(straight, f"steps={steps}", world.judged), limit_s=600)
     words = world.train_words(killed, f"steps={steps}", "checkpoint.every=1")
     met = kill_and_resume(words, killed, moments)
     assert_equal_runs(straight, killed, steps)
@@ -114,7 +114,7 @@ def test_killed_at_twenty_moments_of_a_save(tiny_world: TinyWorld, tmp_path: Pat
 
 
 def test_a_job_that_is_over_stops_resumable(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    words = tiny_world.train_words(tmp_path / "run")
+    words = tiny_world.train_words(tmp_path / "run", tiny_world.judged)
     done = crossthink(*words, env={JOB_END: str(time.time() + 1)})
     assert done.returncode == EXIT_RESUMABLE, done.stderr[-2000:]
     assert JOB_END in done.stderr and "Traceback" not in done.stderr

@@ -42,7 +42,7 @@ def run_of(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> R
 
 
 def words_of(world: TinyWorld, out: Path, updates: int) -> list[str]:
-    return world.train_words(out, *WORDS, f"updates_per_rollout={updates}")
+    return world.train_words(out, *WORDS, world.judged, f"updates_per_rollout={updates}")
 
 
 def final_weights(out: Path) -> dict[str, torch.Tensor]:
@@ -120,6 +120,7 @@ def test_eval_of_a_checkpoint_written_by_other_ranks(run_of: RunOf, tiny_world: 
         "limit=4",
         "runs=1",
         "max_response_tokens=40",
+        tiny_world.judged,
     )
     summary = evaluate.read_summary(tmp_path / "eval")
     assert summary["questions"] == 24, "four of each of the six sources"

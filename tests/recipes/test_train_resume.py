@@ -13,7 +13,7 @@ from crossthink.errors import EXIT_RESUMABLE
 
 
 def test_sigterm_saves_and_exits_75(tiny_world: TinyWorld, tmp_path: Path) -> None:
-    words = ("steps=4", "actor.data_parallel=2")
+    words = ("steps=4", "actor.data_parallel=2", tiny_world.judged)
     out = tmp_path / "stopped"
     with started(*tiny_world.train_words(out, *words)) as process:
         wait_for_steps(out, 1, process)

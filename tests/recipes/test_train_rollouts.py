@@ -30,7 +30,9 @@ COMPARED = ("grad_norm", "reward", "accuracy", "kl", "entropy", "response_tokens
 
 def words_of(world: TinyWorld, out: Path, *more: str) -> list[str]:
     # The weights move, and with two updates the loss is more than rounding noise.
-    return world.train_words(out, "optimizer.lr=1e-3", "updates_per_rollout=2", "checkpoint.every=1", *more)
+    return world.train_words(
+        out, "optimizer.lr=1e-3", "updates_per_rollout=2", "checkpoint.every=1", world.judged, *more
+    )
 
 
 def rollout_servers(process: subprocess.Popen) -> list[psutil.Process]:

@@ -131,7 +131,7 @@ def test_every_checkpoint_of_a_run(tiny_world: TinyWorld, tmp_path: Path) -> Non
     run = tmp_path / "run"
     tiny_world.finished_run(run)
     common = ["eval", f"checkpoint={run}", f"data={tiny_world.held_out}", "limit=2", "runs=1", "threads=1",
-              "max_response_tokens=40"]  # fmt: skip
+              "max_response_tokens=40", tiny_world.judged]  # fmt: skip
     words = [*common, "checkpoints=all", f"out={tmp_path / 'all'}"]
     succeed(*words)
     (line,) = json.loads((tmp_path / "all" / "steps.json").read_text())

@@ -100,7 +100,14 @@ def test_facts_change_with_the_weights(tiny_world: TinyWorld, tmp_path: Path) ->
 
 def test_a_server_gives_the_same_answers(tiny_world: TinyWorld, tmp_path: Path) -> None:
     """`crossthink serve-rollout` in a process of its own, asked with OpenAI's client, against the engine in-process."""
-    common = [f"data={tiny_world.held_out}", "limit=6", "runs=1", "max_response_tokens=40", "threads=1"]
+    common = [
+        f"data={tiny_world.held_out}",
+        "limit=6",
+        "runs=1",
+        "max_response_tokens=40",
+        "threads=1",
+        tiny_world.judged,
+    ]
     with rollout_server(tiny_world, tmp_path, more=()) as (_, url):
         succeed("eval", f"endpoint={url}/v1", f"out={tmp_path / 'served'}", *common)
     succeed("eval", f"checkpoint={tiny_world.base}", f"out={tmp_path / 'here'}", *common)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,35 +10,26 @@ from eval_helpers import boxed, counts, endpoint, row
 from pool_helpers import write_pool
 from train_helpers import TinyWorld, crossthink, started, succeed, wait_for
 
-from conf.reward import RewardConfig
 from crossthink.errors import EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from recipes.evaluation.folder import ANSWERS
-from recipes.launch import reward_servers
 from recipes.run_files import SAMPLES, SUMMARY
 
 pytestmark = pytest.mark.timeout(120, func_only=True)
 
 
-@pytest.fixture(scope="module")
-def judge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A reward server for all of them."""
-    with reward_servers(RewardConfig(), tmp_path_factory.mktemp("judge") / "log") as urls:
-        yield f"reward.url=[{urls[0]}]"
-
-
-def local_words(world: TinyWorld, judge: str, out: Path) -> list[str]:
+def local_words(world: TinyWorld, out: Path) -> list[str]:
     """Few answers at a time, so that there is a middle to be killed in."""
     return [
-        "eval", f"checkpoint={world.base}", f"data={world.held_out}", f"out={out}", judge, "limit=12", "runs=2",
+        "eval", f"checkpoint={world.base}", f"data={world.held_out}", f"out={out}", world.judged, "limit=12", "runs=2",
         "max_response_tokens=40", "rollout.batch_size=8", "threads=1",
     ]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def straight(tiny_world: TinyWorld, judge: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def straight(tiny_world: TinyWorld, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An evaluation of 144 answers that nothing happened to."""
     out = tmp_path_factory.mktemp("straight") / "e"
-    succeed(*local_words(tiny_world, judge, out))
+    succeed(*local_words(tiny_world, out))
     return out
 
 
@@ -54,12 +44,20 @@ def assert_same_files(one: Path, other: Path) -> None:
         assert (one / name).read_bytes() == (other / name).read_bytes(), name
 
 
-@pytest.mark.parametrize(("how", "count"), [("KILL", 0), ("KILL", 1), ("KILL", 90), ("TERM", 40)])
+@pytest.mark.parametrize(
+    ("how", "count"),
+    [
+        pytest.param("KILL", 0, marks=pytest.mark.slow),
+        ("KILL", 1),
+        pytest.param("KILL", 90, marks=pytest.mark.slow),
+        ("TERM", 40),
+    ],
+)
 def test_a_stopped_evaluation_ends_as_one_that_was_not(
-    tiny_world: TinyWorld, judge: str, straight: Path, tmp_path: Path, how: str, count: int
+    tiny_world: TinyWorld, straight: Path, tmp_path: Path, how: str, count: int
 ) -> None:
     out = tmp_path / "e"
-    words = local_words(tiny_world, judge, out)
+    words = local_words(tiny_world, out)
     with started(*words) as process:
         wait_for(lambda: (out / ANSWERS).is_file() and lines(out) >= count, process)
         process.send_signal(getattr(signal, f"SIG{how}"))
@@ -77,21 +75,21 @@ def test_a_stopped_evaluation_ends_as_one_that_was_not(
     assert_same_files(straight, out)
 
 
-def test_a_finished_evaluation_says_so(tiny_world: TinyWorld, judge: str, straight: Path) -> None:
+def test_a_finished_evaluation_says_so(tiny_world: TinyWorld, straight: Path) -> None:
     before = (straight / SUMMARY).stat().st_mtime_ns
-    done = succeed(*local_words(tiny_world, judge, straight), "resume=true")
+    done = succeed(*local_words(tiny_world, straight), "resume=true")
     assert done.returncode == EXIT_DONE and f"{straight} is finished" in done.stderr
     assert (straight / SUMMARY).stat().st_mtime_ns == before
 
 
-def test_an_endpoint_that_dies_midway(judge: str, tmp_path: Path) -> None:
+def test_an_endpoint_that_dies_midway(tiny_world: TinyWorld, tmp_path: Path) -> None:
     rows = [row(number, gold="ABCD"[number % 4]) for number in range(20)]
     write_pool(tmp_path / "pool", rows)
     script = {"replies": {one.question: boxed(one.ground_truth[0]) for one in rows[:15]}, "default": "I do not know"}
 
     def words(out: Path, url: str) -> list[str]:
         return [
-            "eval", f"endpoint={url}", f"data={tmp_path / 'pool'}", f"out={out}", judge, "runs=2",
+            "eval", f"endpoint={url}", f"data={tmp_path / 'pool'}", f"out={out}", tiny_world.judged, "runs=2",
             "request.retries=0", "request.concurrency=2",
         ]  # fmt: skip
 

@@ -213,7 +213,8 @@ class _Taking:
         if taken == told.get("die_after"):
             os.kill(os.getpid(), signal.SIGKILL)
         if taken == told.get("stop_after"):
-            os.kill(os.getpid(), signal.SIGSTOP)
+            # To this thread: another that takes it stops this one later, on a busy machine after the answer.
+            signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
         if taken == told.get("fail_after"):
             raise RefitError("told to fail")
 
