@@ -74,6 +74,7 @@ lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/mypy
 	$(BIN)/hadolint Dockerfile
 	$(BIN)/shellcheck .ci/run $$(git ls-files --cached --others --exclude-standard '*.sh')
 
@@ -82,4 +83,4 @@ format: venv
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(NEMO_VENV) .pytest_cache .hypothesis .ruff_cache .import_linter_cache *.egg-info
+	rm -rf $(VENV) $(NEMO_VENV) .pytest_cache .hypothesis .ruff_cache .import_linter_cache .mypy_cache *.egg-info

@@ -86,6 +86,7 @@ class Case:
 
     @property
     def name(self) -> str:
+        """`shape/number_format/recompute`, as the table shows it."""
         return f"{self.shape}/{self.number_format}/{self.recompute}"
 
 

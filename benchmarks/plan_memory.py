@@ -87,6 +87,7 @@ class Layout:
 
     @property
     def world(self) -> int:
+        """Ranks: tensor × pipeline × data."""
         return self.tensor * self.pipeline * self.data
 
 

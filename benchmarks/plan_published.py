@@ -107,6 +107,7 @@ class Row:
 
     @property
     def gpus(self) -> int:
+        """Of actor and rollout nodes, eight a node."""
         return 8 * (self.actor_nodes + self.rollout_nodes)
 
     @property

@@ -82,6 +82,7 @@ def rank_main(tensor: int, pipeline: int, folder: Path, url: str, turns: int) ->
     """A rank: refit by both transports and, alone, broadcast, in turns; print the medians."""
     import torch
 
+    from conf.rollout import RolloutConfig
     from recipes.actors.mcore.mesh import join_mesh, leave_mesh
     from recipes.actors.stack import prepare_stack
     from recipes.rollout.refit.sender import WeightSender
@@ -90,7 +91,11 @@ def rank_main(tensor: int, pipeline: int, folder: Path, url: str, turns: int) ->
     prepare_stack()
     mesh = join_mesh(tensor, pipeline)
     weights = megatron_weights(folder, mesh)
-    senders = {name: WeightSender([url], transport=name, deadline_s=LIMIT_S) for name in ("collective", "files")}
+    bucket = int(RolloutConfig.bucket_mb * 2**20)
+    senders = {
+        name: WeightSender([url], transport=name, bucket_bytes=bucket, deadline_s=LIMIT_S)
+        for name in ("collective", "files")
+    }
     found: dict[str, list[float]] = {name: [] for name in (*senders, "raw")}
     size = 0
     shapes = [list(value.shape) for _, value in weights()]

@@ -22,6 +22,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from conf.compose import resolve
+from conf.plan import PlanConfig
 from conf.train import TrainConfig
 from recipes.models.families import ModelShape, read_shape
 from recipes.planning.gpus import GPUS
@@ -36,7 +37,7 @@ MODELS = {"7B": ("crossthink_7b", 1), "32B": ("crossthink_32b", 4)}  # recipe, G
 WAYS = ("lag 0, colocated", "lag 0", "lag 1")
 SHARES = (1 / 8, 1 / 4, 3 / 8, 1 / 2, 5 / 8, 3 / 4, 7 / 8)  # of the GPUs, for rollouts
 PROMPTS_A_GPU, PAPER_PROMPTS, SAMPLES = 2, 128, 8
-PROMPT, MEAN, SPREAD = 300, 700, 0.8
+PROMPT, MEAN, SPREAD = PlanConfig.mean_prompt_tokens, PlanConfig.mean_response_tokens, PlanConfig.length_spread
 STEPS, WARM = 5, 1  # of the chosen split; not counted at either end
 SEED = 0
 HELD, SHARED = 6, 12  # bytes a parameter: bfloat16 weight and float32 gradient; float32 weight and Adam's two moments
@@ -57,13 +58,16 @@ class Point:
 
     @property
     def seconds(self) -> float:
+        """Of a mean step."""
         return self.mean("total")
 
     @property
     def tokens_per_second(self) -> float:
+        """Of all steps together, prompts and responses."""
         return sum(one.tokens for one in self.steps) / sum(one.total for one in self.steps)
 
     def mean(self, name: str) -> float:
+        """Mean over the steps of a field of `StepTimes`."""
         return statistics.fmean(getattr(one, name) for one in self.steps)
 
 
@@ -78,12 +82,14 @@ class Case:
     _first_steps: dict[tuple[Split, int], StepTimes] = field(default_factory=dict)
 
     def setup(self, split: Split, lag: int) -> Setup:
+        """What is simulated on H100s with this split, `lag` steps off policy."""
         return make_setup(
             self.shape, GPUS["h100"], split, lag, PROMPT, MEAN, self.config.micro_batch_tokens,
             self.config.actor.recompute, self.assumed,
         )  # fmt: skip
 
     def load(self, prompts: int) -> Load:
+        """A step over so many prompts."""
         return Load(prompts, SAMPLES, PROMPT, MEAN, SPREAD, self.config.max_response_tokens)
 
     def splits(self, gpus: int, samples: int, colocated: bool) -> Iterator[Split]:

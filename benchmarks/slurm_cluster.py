@@ -113,6 +113,7 @@ class Submitted:
 
     @property
     def job(self) -> str:
+        """SLURM's id of its first job."""
         return json.loads((self.out / "cluster" / "submission.json").read_text())["jobs"][0]
 
     @property

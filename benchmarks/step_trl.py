@@ -33,7 +33,7 @@ def trainer(case: dict[str, Any], turns: Turns, scratch: str) -> Any:
     import torch
     from datasets import Dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOTrainer
 
     class Timed(GRPOTrainer):
         watch = Stopwatch()
@@ -67,8 +67,24 @@ def trainer(case: dict[str, Any], turns: Turns, scratch: str) -> Any:
         assert case["stop_ids"] or all(len(ids) == case["response_tokens"] for ids in completion_ids)
         return [reward(text) for text in completions]
 
+    made = Timed(
+        model=AutoModelForCausalLM.from_pretrained(case["folder"], dtype=torch.float32),
+        reward_funcs=reward_function,
+        args=settings(case, scratch),
+        train_dataset=Dataset.from_list([{"prompt": text} for text in case["texts"]]),
+        processing_class=AutoTokenizer.from_pretrained(case["folder"]),
+        callbacks=[Pace()],
+    )
+    made.eos_token_ids = case["stop_ids"] or [-1]
+    return made
+
+
+def settings(case: dict[str, Any], scratch: str) -> Any:
+    """TRL's settings that come to the same step as ours."""
+    from trl import GRPOConfig
+
     samples = case["prompts"] * case["group"]
-    settings = GRPOConfig(
+    return GRPOConfig(
         output_dir=scratch,
         max_steps=1_000_000,
         learning_rate=case["lr"],
@@ -97,16 +113,6 @@ def trainer(case: dict[str, Any], turns: Turns, scratch: str) -> Any:
         use_cpu=True,
         seed=0,
     )
-    made = Timed(
-        model=AutoModelForCausalLM.from_pretrained(case["folder"], dtype=torch.float32),
-        reward_funcs=reward_function,
-        args=settings,
-        train_dataset=Dataset.from_list([{"prompt": text} for text in case["texts"]]),
-        processing_class=AutoTokenizer.from_pretrained(case["folder"]),
-        callbacks=[Pace()],
-    )
-    made.eos_token_ids = case["stop_ids"] or [-1]
-    return made
 
 
 if __name__ == "__main__":

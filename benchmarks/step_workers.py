@@ -54,6 +54,7 @@ class Case:
 
     @property
     def samples(self) -> int:
+        """Responses of a step: a group a prompt."""
         return self.prompts * self.group
 
     @property

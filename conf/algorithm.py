@@ -12,7 +12,7 @@ AVERAGES = ("sequence", "token", "constant")
 
 @dataclass
 class AlgorithmConfig:
-    """GRPO as the paper states it (section 3, Eq. 1), and its options; or PPO with a critic."""
+    """GRPO as the paper states it (Eq. 1), and its options; or PPO with a critic."""
 
     name: str = "grpo"
     """grpo, or ppo (what `algorithm=NAME` sets)."""

@@ -12,7 +12,7 @@ _FOLDER = Path(__file__).parent / "blend"
 
 @dataclass
 class BlendConfig:
-    """Weights over the sources, domains or kinds of a pool (paper, section 5)."""
+    """Weights over the sources, domains or kinds of a pool."""
 
     name: str = MISSING
     """What reports call the blend."""

@@ -67,7 +67,7 @@ def resolve(command: str, schema: type, overrides: Sequence[str]) -> Any:
     Raises:
         ConfigError: an unknown key or option (naming the nearest), a value of the wrong type, or a missing one.
     """
-    words = []
+    words: list[str] = []
     folder = None
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -107,7 +107,7 @@ def keys(schema: type, prefix: str = "") -> Iterable[str]:
         if name == "defaults":
             continue
         yield prefix + name
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             yield from keys(hint, f"{prefix}{name}.")
 
 

@@ -16,9 +16,10 @@ def field_docs(schema: type) -> dict[str, str]:
     """The string under each field of a config dataclass, bases included."""
     found: dict[str, str] = {}
     for owner in reversed(schema.__mro__[:-1]):
-        body = ast.parse(textwrap.dedent(inspect.getsource(owner))).body[0].body
-        for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+        (written,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        assert isinstance(written, ast.ClassDef)
+        for field, text in zip(written.body, written.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
                 found[field.target.id] = inspect.cleandoc(ast.literal_eval(text.value)).replace("\n", " ")
     return found
 
@@ -36,7 +37,7 @@ def rows(schema: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
             names = [option for option in options(name, schema) if (name, option) != ("model", "folder")]
             allowed = ", ".join(names + (["FOLDER"] if name == "model" else []))
             found.append((f"{name}=", "choice", _group_default(schema, name), f"{meaning} One of: {allowed}."))
-        if is_dataclass(hint):
+        if isinstance(hint, type) and is_dataclass(hint):
             found += rows(hint, name + ".")
         elif name not in ("recipe", "sources"):
             found.append((name, _type_name(hint), _default(field), docs.get(field.name, "")))
@@ -45,7 +46,7 @@ def rows(schema: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
 
 def _group_default(schema: type, group: str) -> str:
     for field in fields(schema):
-        if field.name == "defaults":
+        if field.name == "defaults" and field.default_factory is not NO_DEFAULT:
             for entry in field.default_factory():
                 if isinstance(entry, dict) and group in entry:
                     return _show(entry[group])

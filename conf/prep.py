@@ -38,7 +38,7 @@ class PromptConfig:
 
 @dataclass
 class FilterConfig:
-    """The filter H of the paper (section 3.2), and ours."""
+    """The filter H of the paper, and ours."""
 
     max_answer_words: int = 10
     """Open answers of more whitespace-separated words are dropped. [reported]"""

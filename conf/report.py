@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from conf.reward import ServeRewardConfig
+
 
 @dataclass
 class ReportConfig:
@@ -31,7 +33,7 @@ class DoctorConfig:
 
     host: str = "127.0.0.1"
     """Address whose ports are tried."""
-    ports: list[int] = field(default_factory=lambda: [8900])
+    ports: list[int] = field(default_factory=lambda: [ServeRewardConfig.port])
     """Ports that should be free: the reward server's default."""
     path: str = "."
     """Folder whose disk is looked at."""

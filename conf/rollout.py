@@ -103,7 +103,7 @@ class ServeRolloutConfig:
     api_key)."""
     served_name: str | None = None
     """Model name of the OpenAI endpoints; null: the folder's name."""
-    batch_size: int = 512
+    batch_size: int = LocalRolloutConfig.batch_size
     """Samples that the local engine generates side by side."""
     threads: int | None = None
     """CPU threads of the local engine; null: torch's own choice."""
@@ -119,7 +119,7 @@ class ServeRolloutConfig:
     """Size limit of one request, MiB."""
     drain_s: float = 30.0
     """Seconds that samples under way are given after SIGTERM."""
-    refit_deadline_s: float = 600.0
+    refit_deadline_s: float = RolloutConfig.refit_deadline_s
     """Seconds that a refit may wait for samples under way, and again for the weights."""
     weights_dir: str | None = None
     """Only folders below this one are read in a refit by files. null: /dev/shm."""

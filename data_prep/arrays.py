@@ -29,7 +29,7 @@ def ragged(first: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def save_arrays(path: Path | str, version: str, arrays: dict[str, np.ndarray]) -> None:
     """Write `arrays` to `path`, whole or not at all."""
     with atomic_file(path, "wb") as handle:
-        np.savez(handle, **{_VERSION: np.array(version)}, **arrays)
+        np.savez(handle, **{_VERSION: np.array(version)}, **arrays)  # type: ignore[arg-type]  # its flag is no array
 
 
 def load_arrays(path: Path | str, version: str) -> dict[str, np.ndarray]:

@@ -25,7 +25,7 @@ class Draw(NamedTuple):
     """One draw: row `index` of `source`, which is gone through for the `epoch`-th time (from 0)."""
 
     source: str
-    index: int
+    index: int  # type: ignore[assignment]  # it hides tuple.index, which nobody asks a draw for
     epoch: int
 
 

@@ -1,4 +1,4 @@
-"""From a blend's rule to the share of every source of a pool (paper, section 5.1 and Table 8). Exact, and pure.
+"""From a blend's rule to the share of every source of a pool (paper, Table 8). Exact, and pure.
 
 A blend weighs sources, domains or kinds. Within a domain or kind the sources keep the proportions of their rows. The
 paper's own shares are unpublished; on the sizes of its Table 1 this rule gives those derived from it.

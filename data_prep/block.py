@@ -19,7 +19,7 @@ from data_prep import filters, golds, templates
 from data_prep.decontaminate import Index
 from data_prep.dedup import exact_key, signatures
 from data_prep.files import Block, rows_of
-from data_prep.rows import Drop, PoolRow, Question, to_record_batch
+from data_prep.rows import Drop, PoolRow, Question, row_id, to_record_batch
 from data_prep.sources.base import Source
 from data_prep.steps import Tally, readable
 from data_prep.tokens import PromptMeter
@@ -154,7 +154,7 @@ def _decontaminate(
         tally.drop("decontaminate", f"in_{hit.benchmark}", where if hit.private else readable(question))
         contaminated.append(
             {
-                "id": templates.question_id(question),
+                "id": row_id(question),
                 **where,
                 "benchmarks": list(hit.benchmarks),
                 "item": hit.item,
@@ -191,7 +191,7 @@ def _measure(meter: PromptMeter, kept: Sequence[tuple[Question, PoolRow]], tally
 def _check_golds(
     kept: Sequence[tuple[Question, PoolRow]], unsettled: dict[int, tuple[str, ...]], tally: Tally
 ) -> list[tuple[Question, PoolRow]]:
-    checked = []
+    checked: list[tuple[Question, PoolRow]] = []
     for question, row in kept:
         good = golds.unsettled(question, row.ground_truth)
         if good is False:

@@ -164,7 +164,7 @@ class Index:
             UserError: the file is damaged, or was written under other rules.
         """
         arrays = load_arrays(path, _VERSION)
-        return cls(**{**arrays, "coverage": float(arrays["coverage"])})
+        return cls(float(arrays.pop("coverage")), **arrays)
 
     def find(self, questions: Sequence[Question]) -> list[Hit | None]:
         """For every question how it stands in a benchmark, or None. Some thousand at a time are fastest."""
@@ -249,7 +249,7 @@ def _equal_of(
     """Ascending keys of the `short` items that can be found, and the items; `stems` marks boilerplate."""
     with_options = items.options != 0
     alone = short & ~with_options & ~stems
-    for item in np.flatnonzero(alone):
+    for item in np.flatnonzero(alone).tolist():
         alone[item] = says_enough(questions[item].question)
     keys = np.where(with_options, _with_options(items.block.texts(), items.options), items.block.texts())
     found = np.flatnonzero(alone | (short & with_options))

@@ -153,7 +153,7 @@ def _jsonl_blocks(file: Path) -> Iterator[Block]:
         yield Block(file, first, rest, len(rest))
 
 
-def _read(handle: IO[bytes], file: Path, first: int) -> bytes:
+def _read(handle: IO[bytes] | gzip.GzipFile, file: Path, first: int) -> bytes:
     try:
         return handle.read(BLOCK_BYTES)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
@@ -173,6 +173,7 @@ def _parquet_blocks(file: Path, unread: Collection[str]) -> Iterator[Block]:
 
 
 def _parquet_rows(block: Block) -> list[dict[str, Any] | UserError]:
+    assert not isinstance(block.data, bytes)
     batch = block.data.slice(0, block.at_most)
     try:
         return batch.to_pylist()

@@ -1,4 +1,4 @@
-"""The filter H of the paper (section 3.2), one function a kind: the reason to drop a question, or None to keep it."""
+"""The filter H of the paper, one function a kind: the reason to drop a question, or None to keep it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILTER_VERSION = 2  # rises with every change of a rule below; goes into the man
 
 
 def mcq(question: Question) -> str | None:
-    """Keep where the gold option is among the listed options (§3.2).
+    """Keep where the gold option is among the listed options.
 
     Where the source states the gold's text beside its letter, the two must name the same option (ours: in the released
     Syn-QA they often do not, and which of them is right is unknown). Texts compare after NFC and with every run of
@@ -27,7 +27,7 @@ def mcq(question: Question) -> str | None:
 
 
 def open_ended(question: Question, max_words: int) -> str | None:
-    """Keep where there is an answer and none has more than `max_words` words (§3.2: at most 10).
+    """Keep where there is an answer and none has more than `max_words` words (the paper: at most 10).
 
     How the paper counts words is unknown; here they are what whitespace separates.
     """
@@ -37,7 +37,7 @@ def open_ended(question: Question, max_words: int) -> str | None:
 
 
 def math(question: Question) -> str | None:
-    """Keep where the answer is present and not empty (§3.2)."""
+    """Keep where the answer is present and not empty."""
     return None if any(answer.strip() for answer in question.answers) else "answer_missing"
 
 

@@ -100,7 +100,7 @@ class WordBlock:
 def text_hashes(block: WordBlock, texts: Sequence[str]) -> np.ndarray:
     """`block.texts()`, but that each of `texts` without any word, such as `<`, has a hash of its own."""
     hashes = block.texts()
-    for at in np.flatnonzero(block.lengths == 0):
+    for at in np.flatnonzero(block.lengths == 0).tolist():
         content = texts[at].strip().encode("utf-8", "surrogatepass")
         hashes[at] = int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
     return hashes

@@ -74,7 +74,7 @@ class Question:
 
     def option_text(self, label: str | None) -> str | None:
         """The text of the option `label`, or None where there is no such option."""
-        return dict(self.options or ()).get(label)
+        return None if label is None else dict(self.options or ()).get(label)
 
 
 @dataclass(frozen=True)
@@ -105,16 +105,9 @@ class PoolRow:
     prompt_tokens: int | None = None
     meta: str = "{}"
 
-    def to_arrow(self) -> dict[str, Any]:
-        """The row as pyarrow takes it under `POOL_SCHEMA`."""
-        row = asdict(self)
-        if self.options is not None:
-            row["options"] = [{"label": label, "text": text} for label, text in self.options.items()]
-        return row
-
     @classmethod
     def from_arrow(cls, row: Mapping[str, Any]) -> PoolRow:
-        """The inverse of `to_arrow`, for one element of `Table.to_pylist()`."""
+        """The row that stands in one element of `Table.to_pylist()` under `POOL_SCHEMA`."""
         options = row["options"]
         return cls(**{**row, "options": None if options is None else {o["label"]: o["text"] for o in options}})
 
@@ -160,15 +153,11 @@ def normalise(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text).split())
 
 
-def row_id(source: str, kind: str, question: str, options: Mapping[str, str] | None) -> str:
-    """32 hex digits of SHA-256 over source, kind, question and sorted option texts, all normalised.
+def row_id(question: Question) -> str:
+    """The id that the question has, or would have, as a pool row: of source, kind, question and sorted option texts.
 
-    The labels do not enter, so a multiple-choice question whose options were only re-ordered has the same id.
+    32 hex digits of SHA-256 over the normalised texts. The labels do not enter, so a multiple-choice question whose
+    options were only re-ordered has the same id.
     """
-    texts = [normalise(text) for text in options.values()] if options else []
-    return normal_row_id(source, kind, normalise(question), texts)
-
-
-def normal_row_id(source: str, kind: str, question: str, options: Sequence[str]) -> str:
-    """`row_id` of texts that are normalised already."""
-    return hashlib.sha256(orjson.dumps([source, kind, question, sorted(options)])).hexdigest()[:32]
+    parts = [question.source, question.kind, question.normal_question, sorted(question.normal_options)]
+    return hashlib.sha256(orjson.dumps(parts)).hexdigest()[:32]

@@ -52,7 +52,7 @@ class Staging:
             record = self.folder / _record(source)
             saved = json.loads(record.read_text("utf-8")) if fits and record.is_file() else None
             fits = saved is not None and saved["chain"] == self._chains[source]
-            if fits:
+            if saved is not None and fits:
                 self.finished[source] = saved["facts"]
         mine = {
             LOCK,

@@ -1,4 +1,4 @@
-r"""Which multiple-choice questions make no sense once their options are gone (T_Open; paper, section 3.1).
+r"""Which multiple-choice questions make no sense once their options are gone (the paper's T_Open).
 
 The paper discards such questions and shows one example ("which of the following ways ..."); its rule is unknown, so
 this one is ours. A question needs its options when, without them, it cannot be answered or has no unique short answer.

@@ -15,9 +15,9 @@ from data_prep.rows import Question
 
 STEPS = {
     "parse": "the reader makes a question of the raw row",
-    "filter": "the paper's filter H (section 3.2), options that can be told apart, clean text",
+    "filter": "the paper's filter H, options that can be told apart, clean text",
     "decontaminate": "no question of a benchmark",
-    "template": "the question template: T_MCQ or T_Open (section 3.1)",
+    "template": "the question template: T_MCQ or T_Open",
     "filter_open": "filter H again, for what T_Open made an open question",
     "prompt_length": "the prompt's tokens are within the budget",
     "gold": "the reward server can judge the ground truth",

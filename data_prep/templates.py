@@ -1,4 +1,4 @@
-r"""How a question becomes a prompt, and its gold a ground truth (paper, section 3.1). Pure functions of text.
+r"""The paper's question and answer templates: a question becomes a prompt, its gold a ground truth. Pure functions.
 
 The paper's own strings are unknown. The wording is ours, stands in the text files of `data_prep/prompts/` (one system
 message, one user message for each kind of answer) and can be replaced by a folder of one's own (`prompts.folder`).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,8 +15,8 @@ from pathlib import Path
 
 import orjson
 
-from crossthink.errors import ConfigError
-from data_prep.rows import Drop, PoolRow, Question, normal_row_id
+from data_prep.prompt_files import cut, fill, read_prompts
+from data_prep.rows import Drop, PoolRow, Question, row_id
 from data_prep.stems import needs_options
 
 TEMPLATE_VERSION = 2  # rises with every change of rendered text or of a rule in stems.py; goes into the manifest
@@ -33,9 +32,6 @@ PLACEHOLDERS = {
     "open": ("question",),
     "math": ("question",),
 }
-_PLACEHOLDER = re.compile(r"\{(question|options)\}")
-# What looks like a placeholder: braces that are no argument of a LaTeX command, as those of \boxed{} and \frac{a}{b}.
-_ANY_PLACEHOLDER = re.compile(r"(?<![\\\w}])\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -61,34 +57,25 @@ class Prompts:
 
     @cached_property
     def _parts(self) -> Mapping[str, list[str]]:
-        """Each user message cut at its placeholders: literal, name, literal, name, ..., literal."""
-        return {name: _PLACEHOLDER.split(text) for name, text in dataclasses.asdict(self).items()}
+        return {name: cut(text, PLACEHOLDERS[name]) for name, text in dataclasses.asdict(self).items()}
 
     def user_message(self, question: Question, answer_template: str) -> str:
         """The content of the user message for `question`; `answer_template` (`long`, `short`) matters to mcq only."""
         name = f"mcq_{answer_template}" if question.kind == "mcq" else question.kind
-        parts = self._parts[name].copy()
-        for at in range(1, len(parts), 2):
-            parts[at] = question.question if parts[at] == "question" else _option_lines(question)
-        return "".join(parts)
+        return fill(self._parts[name], {"question": question.question, "options": _option_lines(question)})
 
 
 def load_prompts(folder: str | Path | None = None, key: str = "prompts.folder") -> Prompts:
     """Read `system.txt`, `mcq_short.txt`, `mcq_long.txt`, `open.txt` and `math.txt` of a folder.
-
-    The files are UTF-8; line feeds at a file's end do not belong to its text.
 
     Args:
         folder: where they lie; None: the built-in ones.
         key: the setting that named the folder, for messages.
 
     Raises:
-        ConfigError: a file is missing or not UTF-8, or lacks a placeholder, or holds an unknown one.
+        ConfigError: see `read_prompts`.
     """
-    root = PROMPTS_FOLDER if folder is None else Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f"{key}={folder} is not a folder. It must hold {_file_names()}.")
-    return Prompts(**{name: _read_prompt(root / f"{name}.txt", needed) for name, needed in PLACEHOLDERS.items()})
+    return Prompts(**read_prompts(PROMPTS_FOLDER if folder is None else Path(folder), PLACEHOLDERS, key))
 
 
 def question_template(question: Question, template: str) -> Question | Drop:
@@ -142,7 +129,7 @@ def render(question: Question, prompts: Prompts, answer_template: str) -> PoolRo
     if prompts.system:
         prompt.insert(0, {"role": "system", "content": prompts.system})
     return PoolRow(
-        id=question_id(question),
+        id=row_id(question),
         source=question.source,
         domain=question.domain,
         kind=question.kind,
@@ -154,34 +141,5 @@ def render(question: Question, prompts: Prompts, answer_template: str) -> PoolRo
     )
 
 
-def question_id(question: Question) -> str:
-    """The id that the question has, or would have, as a pool row."""
-    return normal_row_id(question.source, question.kind, question.normal_question, question.normal_options)
-
-
 def _option_lines(question: Question) -> str:
     return "\n".join([f"{label}. {text}" for label, text in question.options or ()])
-
-
-def _read_prompt(path: Path, needed: tuple[str, ...]) -> str:
-    try:
-        text = path.read_text(encoding="utf-8-sig").rstrip("\n")
-    except FileNotFoundError:
-        raise ConfigError(f"Prompt file {path} is missing. A folder of prompts must hold {_file_names()}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Prompt file {path} cannot be read as UTF-8: {error}.") from error
-    known = set(_PLACEHOLDER.findall(text))
-    unknown = sorted((known | set(_ANY_PLACEHOLDER.findall(text))) - set(needed))
-    allowed = " and ".join(f"{{{name}}}" for name in needed) or "none"
-    if unknown:
-        raise ConfigError(
-            f"Prompt file {path} holds {{{unknown[0]}}}, which is no placeholder there. Allowed: {allowed}."
-        )
-    missing = [name for name in needed if name not in known]
-    if missing:
-        raise ConfigError(f"Prompt file {path} lacks the placeholder {{{missing[0]}}}. Needed: {allowed}.")
-    return text
-
-
-def _file_names() -> str:
-    return ", ".join(f"{name}.txt" for name in PLACEHOLDERS)

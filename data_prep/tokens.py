@@ -6,10 +6,13 @@ import json
 import re
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from crossthink.errors import ConfigError
 from crossthink.files import sha256_file
+
+if TYPE_CHECKING:
+    from jinja2 import Template
 
 TOKENIZER, CONFIG, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 _NAMES = f"{TOKENIZER}, {CONFIG} or {TEMPLATE}"
@@ -45,7 +48,10 @@ class PromptMeter:
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
         self._path = path
-        self._template, self._names = _chat_template(folder) if folder.is_dir() else (None, {})
+        self._template: Template | None = None
+        self._names: dict[str, Any] = {}
+        if folder.is_dir():
+            self._template, self._names = _chat_template(folder)
 
     def count(self, prompts: list[list[dict[str, str]]]) -> list[int]:
         """Tokens of every prompt.
@@ -76,7 +82,7 @@ def describe(path: str | None) -> dict[str, str] | None:
     return {file.name: sha256_file(file) for file in files if file.is_file()}
 
 
-def _chat_template(folder: Path) -> tuple[Any, dict[str, Any]]:
+def _chat_template(folder: Path) -> tuple[Template, dict[str, Any]]:
     """The compiled template and the names that it may use besides the messages."""
     config_file = folder / CONFIG
     try:

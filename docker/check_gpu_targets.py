@@ -285,6 +285,7 @@ def check_resolution(stage: Stage, base: Base) -> tuple[list[str], int]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Print what is wrong, a line each. Returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--resolve", action="store_true", help="ask pip too: several hundred MB from the package index")
     options = parser.parse_args(argv)

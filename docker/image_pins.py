@@ -61,6 +61,7 @@ def installed() -> dict[str, str]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Print the pins, a line each. Raises SystemExit where a package that is needed is missing."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("pins", type=Path)
     parser.add_argument("--need", action="append", default=[], help="a package without which this is the wrong image")

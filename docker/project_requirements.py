@@ -53,6 +53,7 @@ def read_project(path: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Print the requirements, a line each."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("pyproject", type=Path)
     parser.add_argument("--extra", action="append", default=[])

@@ -211,7 +211,7 @@ def check_numbers(config: TrainConfig) -> None:
             f"updates_per_rollout={config.updates_per_rollout} does not divide prompts_per_step="
             f"{config.prompts_per_step}: each optimizer step takes an equal number of whole groups."
         )
-    for key, value, low, high in (
+    for key, number, least, most in (
         ("sampling.temperature", config.sampling.temperature, 0.01, 100.0),
         ("sampling.top_p", config.sampling.top_p, 0.01, 1.0),
         ("optimizer.lr", config.optimizer.lr, 0.0, 1.0),
@@ -220,8 +220,8 @@ def check_numbers(config: TrainConfig) -> None:
         ("reward.outage_limit_s", config.reward.outage_limit_s, 0.1, 604800.0),
         ("warm_start.right_share", config.warm_start.right_share, 0.0, 1.0),
     ):
-        if not low <= value <= high:
-            raise ConfigError(f"{key}={value} is out of range: {low} to {high}.")
+        if not least <= number <= most:
+            raise ConfigError(f"{key}={number} is out of range: {least} to {most}.")
 
 
 def check_profile(config: TrainConfig) -> None:

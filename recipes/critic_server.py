@@ -94,7 +94,9 @@ def _interrupt_when_told(asked: threading.Event, parent: int) -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(POLL_S)
-        signal.pthread_kill(threading.main_thread().ident, signal.SIGTERM)
+        main = threading.main_thread().ident
+        assert main is not None  # it runs
+        signal.pthread_kill(main, signal.SIGTERM)
         time.sleep(GRACE_S)
         os.killpg(0, signal.SIGKILL)
 

@@ -120,7 +120,7 @@ def _extra(extra: str | None, name: str, enables: str) -> Part:
     except metadata.PackageNotFoundError:
         return Part(name, NO, "crossthink itself is not installed: pip install . in its folder", good=False)
     wanted = [line for line in required if _extra_of(line) == extra]
-    names = [re.match(r"[\w.-]+", line)[0] for line in wanted]  # type: ignore[index]
+    names = [re.split(r"[^\w.-]", line, maxsplit=1)[0] for line in wanted]
     known = {package: _version(package) for package in names if package not in ("torch", "megatron-core")}
     missing = [package for package, version in known.items() if version is None]
     # megatron-core's version is what makes an environment one actor's; the line of that name tells it.

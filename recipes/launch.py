@@ -23,8 +23,8 @@ from recipes import own_critic
 from recipes.machine import threads_each
 from recipes.nodes import own_rollout_servers
 from recipes.own_critic import Critic
-from recipes.own_server import OwnRewardServer, OwnRolloutServer, tail
-from recipes.run_files import LOGS
+from recipes.own_server import OwnRewardServer, OwnRolloutServer
+from recipes.run_files import LOGS, tail
 from reward_server.client import RewardClient
 
 POLL_S = 0.1
@@ -231,8 +231,9 @@ def _wait(ranks: Sequence[subprocess.Popen], logs: Sequence[Path]) -> int:
                 print(f"crossthink: rank {failed[0]} failed: {tail(logs[failed[0]])}", file=sys.stderr)
             code = codes[failed[0]] or EXIT_FAILED
             return code if code > 0 else EXIT_FAILED
-        if all(code is not None for code in codes):
-            return max(codes)
+        ended = [code for code in codes if code is not None]
+        if len(ended) == len(ranks):
+            return max(ended)
         time.sleep(POLL_S)
 
 

@@ -29,8 +29,7 @@ from crossthink.errors import ConfigError, UserError
 from crossthink.procs import PARENT, free_port
 from recipes.machine import threads_each
 from recipes.nodes import has_critic_server
-from recipes.own_server import tail
-from recipes.run_files import LOGS
+from recipes.run_files import LOGS, tail
 
 LOOPBACK = "127.0.0.1"
 PORT = "CROSSTHINK_CRITIC_PORT"

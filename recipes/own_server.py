@@ -24,6 +24,7 @@ from conf.train import TrainConfig
 from crossthink.errors import UserError
 from crossthink.procs import PARENT, PORT_FILE, stop
 from crossthink.secret import FROM_FILE, read_secret
+from recipes.run_files import tail
 
 START_S = 60.0
 POLL_S = 0.1
@@ -129,6 +130,11 @@ class OwnServer:
         """Its address, the same over all restarts."""
         return f"http://{self._address.host}:{self._port}"
 
+    @property
+    def _child(self) -> subprocess.Popen:
+        assert self._process is not None  # it was launched
+        return self._process
+
     def _start(self) -> subprocess.Popen:
         self._starts += 1
         self._port_file = Path(self._scratch.name) / f"port-{self._starts}"
@@ -148,8 +154,8 @@ class OwnServer:
         while time.monotonic() < deadline and not self._ending.is_set():
             if self._port_file.is_file():
                 return int(self._port_file.read_text())
-            if self._process.poll() is not None:
-                raise UserError(f"The {self._what} ended with code {self._process.returncode}: {tail(self._log)}")
+            if self._child.poll() is not None:
+                raise UserError(f"The {self._what} ended with code {self._child.returncode}: {tail(self._log)}")
             time.sleep(POLL_S)
         raise UserError(f"The {self._what} did not answer within {self._start_s:g} s: {tail(self._log)}")
 
@@ -158,13 +164,13 @@ class OwnServer:
         restarts, served, look_at = 0, False, 0.0
         try:
             while not self._ending.wait(POLL_S):
-                if self._process.poll() is None:
+                if self._child.poll() is None:
                     if not served and time.monotonic() >= look_at:
                         served, look_at = self._has_served(), time.monotonic() + LOOK_S
                     continue
                 restarts = 0 if served else restarts
                 served = False
-                code = self._process.returncode
+                code = self._child.returncode
                 if restarts == MOST_RESTARTS:
                     self._answer_in_its_place(
                         f"this run's own {self._what} ended once more (code {code}), after {restarts} restarts in a "
@@ -176,7 +182,7 @@ class OwnServer:
                 restarts += 1
                 self._start_again()
         finally:
-            stop(self._process)
+            stop(self._child)
 
     def _start_again(self) -> None:
         self._process = self._start()
@@ -262,12 +268,6 @@ class OwnRolloutServer(OwnServer):
         start_s = ROLLOUT_START_S[rollout.name]
         served = _served("crossthink_rollout_http_requests")
         super().__init__("rollout server", words, served, log, start_s, address, environment)
-
-
-def tail(log: Path, lines: int = 15) -> str:
-    """The last lines of a log."""
-    text = log.read_text("utf-8", errors="replace") if log.is_file() else ""
-    return "\n".join(text.splitlines()[-lines:]) or "(it said nothing)"
 
 
 def _served(counter: str) -> re.Pattern[str]:

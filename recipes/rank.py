@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,7 +63,6 @@ def _train(config: TrainConfig, addresses: Addresses, mesh: Any) -> None:
     from data_prep.pool import Pool
     from recipes.models.tokenizer import load_tokenizer, stop_ids
     from recipes.progress import RunProgress
-    from recipes.rl import checkpoints
     from recipes.rl.loop import train
     from recipes.rl.parts import Parts
     from recipes.rl.prompts import PromptStream
@@ -77,19 +76,16 @@ def _train(config: TrainConfig, addresses: Addresses, mesh: Any) -> None:
     prompts = PromptStream(pool, pool.sampler(shares, config.seed), tokenizer, config.max_prompt_tokens)
     actor = _actor(config, folder, mesh, tokenizer)
     critic = _critic(config, folder, mesh, actor.pad_id, addresses.critic) if config.algorithm.name == "ppo" else None
-    start, state = 0, None
-    checkpoint = checkpoints.newest_whole(out)
-    if checkpoint:
-        state = checkpoint.trainer_state()
-        actor.load(checkpoint.folder)
-        if critic:
-            critic.load(checkpoint.folder)
-        prompts.load_state_dict(state["prompts"])
-        start = state["step"]
+    state = _load_newest(out, actor, critic, prompts)
+    start = state["step"] if state else 0
     first = mesh.rank == 0
+    engine = _rollout_engine(config, folder, mesh, addresses.rollout)
+    client = reward_client(config.reward, addresses.reward) if first else None
+    records = Records(out, start, _trackers(config)) if first else None
+    progress = RunProgress(config, start) if first else None
     parts = Parts(
         actor=actor,
-        engine=_rollout_engine(config, folder, mesh, addresses.rollout),
+        engine=engine,
         prompts=prompts,
         tokenizer=tokenizer,
         params=SamplingParams(
@@ -101,9 +97,9 @@ def _train(config: TrainConfig, addresses: Addresses, mesh: Any) -> None:
             seed=config.seed,
             step=start,
         ),
-        client=reward_client(config.reward, addresses.reward) if first else None,
-        records=Records(out, start, _trackers(config)) if first else None,
-        progress=RunProgress(config, start) if first else None,
+        client=client,
+        records=records,
+        progress=progress,
         evaluate=None,
         critic=critic,
         throughput=_throughput(config, folder, mesh, actor.passes),
@@ -114,10 +110,25 @@ def _train(config: TrainConfig, addresses: Addresses, mesh: Any) -> None:
         train(config, parts, start, state)
     finally:
         if has_rollout_servers(config):
-            parts.engine.close()  # first: a rollout under way still asks for rewards
-        for part in (parts.progress, parts.records, parts.client):
+            engine.close()  # first: a rollout under way still asks for rewards
+        for part in (progress, records, client):
             if part:
                 part.close()
+
+
+def _load_newest(out: Path, actor: Any, critic: Any, prompts: Any) -> dict[str, Any] | None:
+    """Load the newest whole checkpoint. Returns the trainer's state in it; None where there is none."""
+    from recipes.rl import checkpoints
+
+    checkpoint = checkpoints.newest_whole(out)
+    if checkpoint is None:
+        return None
+    state = checkpoint.trainer_state()
+    actor.load(checkpoint.folder)
+    if critic:
+        critic.load(checkpoint.folder)
+    prompts.load_state_dict(state["prompts"])
+    return state
 
 
 def _rollout_engine(config: TrainConfig, folder: Path, mesh: Any, urls: Sequence[str]) -> Any:
@@ -131,12 +142,17 @@ def _rollout_engine(config: TrainConfig, folder: Path, mesh: Any, urls: Sequence
 
 
 def _actor(config: TrainConfig, folder: Path, mesh: Any, tokenizer: Any) -> Any:
+    engine: Callable[..., Any]
     if config.actor.name == "aligner":
-        from recipes.actors.aligner.actor import AlignerActor as Engine
-    else:
-        from recipes.actors.megatron.actor import MegatronActor as Engine
+        from recipes.actors.aligner.actor import AlignerActor
 
-    return Engine(
+        engine = AlignerActor
+    else:
+        from recipes.actors.megatron.actor import MegatronActor
+
+        engine = MegatronActor
+
+    return engine(
         folder,
         mesh,
         config.optimizer,

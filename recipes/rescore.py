@@ -112,7 +112,8 @@ def check_done(out: Path, inputs: dict[str, Any]) -> None:
 
 
 def _rescore(config: RescoreConfig, dump: Dump, prefilled: bool, inputs: dict[str, Any], folder: Path) -> None:
-    tally, shown = Tally(), []
+    tally = Tally()
+    shown: list[tuple[Dumped, Verdict]] = []
     with (
         LocalJudge(config.match, config.shaping, config.workers, config.deadline_s) as judge,
         open(folder / VERDICTS, "w", encoding="ascii") as handle,

@@ -33,6 +33,12 @@ def newest_step(out: Path) -> int:
     return int(found[0]) if found else 0
 
 
+def tail(log: Path, lines: int = 15) -> str:
+    """The last lines of a log; those that say nothing at its end are left out."""
+    text = log.read_text("utf-8", errors="replace").rstrip() if log.is_file() else ""
+    return "\n".join(text.splitlines()[-lines:]) or "(it said nothing)"
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
     """The JSON lines of a record; a last line cut off by a kill is left out."""
     if not path.is_file():

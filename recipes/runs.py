@@ -153,7 +153,7 @@ def _held_files() -> set[int] | None:
 
 
 def _is_held(lock: Path, held: set[int] | None) -> bool:
-    return bool(held) and lock.is_file() and lock.stat().st_ino in held
+    return held is not None and lock.is_file() and lock.stat().st_ino in held
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -8,7 +8,7 @@ import socket
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import uvicorn
 
@@ -19,6 +19,9 @@ from crossthink.secret import read_secret
 from recipes.models.model_folder import check_model_folder, check_tokenizer_files, is_megatron_folder, read_model_config
 from reward_server import logs
 from reward_server.listening import BACKLOG, announce, bind, check_listening, end_cleanly
+
+if TYPE_CHECKING:
+    from recipes.rollout.server.service import Service
 
 WEIGHTS = ("folder", "refit")
 DEVICES = ("auto", "cpu", "cuda")
@@ -142,7 +145,7 @@ def _serve(config: ServeRolloutConfig, listener: socket.socket) -> None:
         backlog=BACKLOG,
     )
 
-    server = _Server(settings, config, listener)
+    server = _Server(settings, app.state.service, config, listener)
     end_cleanly()
     server.run(sockets=[listener])
     if server.failure is not None:
@@ -156,10 +159,9 @@ class _Server(uvicorn.Server):
         failure: why the engine did not start.
     """
 
-    def __init__(self, settings: uvicorn.Config, served: ServeRolloutConfig, listener: socket.socket):
+    def __init__(self, settings: uvicorn.Config, service: Service, served: ServeRolloutConfig, listener: socket.socket):
         super().__init__(settings)
-        self._served, self._listener = served, listener
-        self._service = settings.app.state.service
+        self._service, self._served, self._listener = service, served, listener
         self.failure: UserError | None = None
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
@@ -207,8 +209,8 @@ def _engine(config: ServeRolloutConfig) -> tuple[Any, bool]:
     engine = LocalEngine(folder, torch.device("cuda" if on_gpu else "cpu"), config.batch_size)
     if config.weights == "folder":
         load_folder(engine, folder)
-    rows = read_model_config(folder)["vocab_size"]
-    limits = Limits(config.max_prompt_tokens, config.max_total_tokens, rows)
+    prompt, total = lengths(config)
+    limits = Limits(prompt, total, read_model_config(folder)["vocab_size"])
     return LocalServed(engine, limits, token_delay_s=config.token_delay_s), on_gpu
 
 

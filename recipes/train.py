@@ -134,7 +134,7 @@ def check(config: TrainConfig, elsewhere: Elsewhere | None = None) -> None:
             raise ConfigError(f"{key}={value} is not allowed. Allowed: {', '.join(allowed)}.")
     check_model(config)
     world = world_size(config) if elsewhere is None else elsewhere.world
-    check_actor(config, world, elsewhere and elsewhere.machine)
+    check_actor(config, world, None if elsewhere is None else elsewhere.machine)
     outside = int(os.environ.get("WORLD_SIZE", "1"))
     if elsewhere is None and "WORLD_SIZE" in os.environ and world != outside:
         tensor, pipeline = config.actor.tensor_parallel, config.actor.pipeline_parallel

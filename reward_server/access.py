@@ -25,6 +25,7 @@ class TokenGate:
         self._app, self._token = app, token
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Pass a request on, or answer 401."""
         if scope["type"] != "http" or self._token is None or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return

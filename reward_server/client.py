@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import httpx
@@ -130,7 +131,7 @@ class RewardClient:
         reply, answered = self._send(call, "GET", "/healthz", None, 0)
         rules = self._agree(reply, answered)
         others = [server for server in self._balance.servers if server is not answered]
-        self._side_by_side(call, [lambda server=server: self._agree_if_well(server) for server in others])
+        self._side_by_side(call, [partial(self._agree_if_well, server) for server in others])
         return {"rules_hash": rules, "match": reply.get("match"), "shaping": reply.get("shaping")}
 
     def score(self, items: Sequence[Item]) -> list[Verdict]:
@@ -147,7 +148,7 @@ class RewardClient:
             raise ValueError("items: ids must be unique, as verdicts are matched by id")
         call = self._balance.begin(self.outage_limit_s)
         chunks = [items[start : start + self.chunk] for start in range(0, len(items), self.chunk)]
-        judged = self._side_by_side(call, [lambda chunk=chunk: self._score_chunk(call, chunk) for chunk in chunks])
+        judged = self._side_by_side(call, [partial(self._score_chunk, call, chunk) for chunk in chunks])
         return [verdict for verdicts in judged for verdict in verdicts]
 
     def _score_chunk(self, call: Call, items: Sequence[Item]) -> list[Verdict]:

@@ -17,10 +17,12 @@ class GuardedProtocol(H11Protocol):
     _headers_due: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: Any) -> None:
+        """Begin to wait for the first request's headers."""
         super().connection_made(transport)
         self._expect_headers()
 
     def data_received(self, data: bytes) -> None:
+        """Stop waiting once the headers are whole; begin again with the next request's first bytes."""
         super().data_received(data)
         if self._has_request():
             self._stop_waiting()
@@ -28,6 +30,7 @@ class GuardedProtocol(H11Protocol):
             self._expect_headers()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Stop waiting."""
         self._stop_waiting()
         super().connection_lost(exc)
 

@@ -8,7 +8,7 @@ import selectors
 import sys
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from conf.reward import ServeRewardConfig, ShapingConfig
@@ -34,9 +34,9 @@ class LocalJudge:
 
     def __init__(
         self,
-        match: str = "equivalent",
+        match: str = ServeRewardConfig.match,
         shaping: ShapingConfig | None = None,
-        workers: int = 2,
+        workers: int = ServeRewardConfig.workers,
         deadline_s: float = ServeRewardConfig.deadline_s,
     ):
         self._config = ServeRewardConfig(
@@ -79,7 +79,7 @@ class LocalJudge:
             if running is not None:
                 running.close()
 
-    def _run(self, ask: Callable[[Service], Awaitable[T]]) -> T:
+    def _run(self, ask: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
         with self._lock:
             if self._running is None:
                 self._running = _Running(self._config)
@@ -108,7 +108,7 @@ class _Running:
             self._stop()
             raise
 
-    def result(self, ask: Callable[[Service], Awaitable[T]]) -> T:
+    def result(self, ask: Callable[[Service], Coroutine[Any, Any, T]]) -> T:
         """What `ask` gives, awaited on the thread's loop."""
         return asyncio.run_coroutine_threadsafe(ask(self._service), self._loop).result()
 

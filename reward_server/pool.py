@@ -84,11 +84,6 @@ class WorkerPool:
         return [worker.pid for worker in self._all]
 
     @property
-    def nursery_pid(self) -> int | None:
-        """Process id of the nursery, None where it is not running."""
-        return self._nursery.pid
-
-    @property
     def waiting(self) -> int:
         """Questions that wait for a worker."""
         return len(self._waiting)

@@ -80,9 +80,10 @@ class _Server(uvicorn.Server):
     """
 
     def __init__(self, config: ServeRewardConfig, listener: socket.socket):
+        app = create_app(config)
         super().__init__(
             uvicorn.Config(
-                create_app(config),
+                app,
                 http=GuardedProtocol,
                 log_config=None,
                 access_log=False,
@@ -90,7 +91,7 @@ class _Server(uvicorn.Server):
                 backlog=BACKLOG,
             )
         )
-        self._served, self._listener = config, listener
+        self._served, self._listener, self._service = config, listener, app.state.service
         self._triton: subprocess.Popen | None = None
         self.failure: str | None = None
 
@@ -103,7 +104,7 @@ class _Server(uvicorn.Server):
         gc.set_threshold(*GC_THRESHOLD)
         self._triton = triton_child.start(self._served, self._listener.getsockname()[1])
         url = announce(self._listener, self._served.host)
-        rules = self.config.app.state.service.rules_hash
+        rules = self._service.rules_hash
         print(f"reward server on {url} (rules {rules}, match {self._served.match})", flush=True)
 
     async def on_tick(self, counter: int) -> bool:
@@ -115,5 +116,5 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         if self._triton is not None:
             await asyncio.to_thread(stop, self._triton)
-        self.config.app.state.service.ready = False
+        self._service.ready = False
         await super().shutdown(sockets)

@@ -39,6 +39,7 @@ def start(config: ServeRewardConfig, port: int) -> subprocess.Popen | None:
     if pytriton.port is None:
         return None
     host = "127.0.0.1" if config.host in ("0.0.0.0", "localhost") else config.host
+    assert pytriton.data is not None and pytriton.tokenizer is not None  # `check` has seen to it
     words = ["--url", f"http://{host}:{port}", "--data", pytriton.data, "--tokenizer", pytriton.tokenizer]
     words += ["--host", config.host, "--port", str(pytriton.port), "--model", pytriton.model]
     words += ["--allow-open"] if pytriton.allow_open else []

@@ -99,10 +99,12 @@ class Attempt:
 
     @property
     def folder(self) -> Path:
+        """Where its tasks meet: who answers where, what ended, that it is over."""
         return self.run / CLUSTER / ATTEMPTS / self.name
 
     @property
     def logs(self) -> Path:
+        """Where its tasks' logs lie."""
         return self.run / LOGS / self.name
 
     def log(self, task: str) -> Path:
@@ -114,6 +116,7 @@ class Attempt:
         return Attempt.current(self.run) in (None, self)
 
     def is_over(self) -> bool:
+        """Whether its ranks have ended."""
         return (self.folder / OVER).exists()
 
     def is_wanted(self) -> bool:
@@ -121,6 +124,7 @@ class Attempt:
         return self.is_current() and not self.is_over()
 
     def must_stop(self) -> bool:
+        """Whether its ranks were told to stop."""
         return (self.folder / STOP).exists()
 
     def publish(self, task: str, url: str) -> None:

@@ -47,6 +47,7 @@ class Tasks:
 
     @property
     def per_node(self) -> int:
+        """Tasks of the fullest node."""
         return -(-self.count // self.nodes)
 
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from conf.cluster import ClusterConfig
 from crossthink.procs import PARENT
 from recipes.machine import THREADS
-from recipes.own_server import tail
 from recipes.rendezvous import HOST, RENDEZVOUS
+from recipes.run_files import tail
 from recipes.signs_of_life import ALIVE_FD, SHOW_STACK
 from slurm.attempt import Attempt, End
 from slurm.critic import critic_environment, keep_critic
@@ -51,10 +51,12 @@ class Watched:
 
     @property
     def task(self) -> str:
+        """Its name in the attempt: role and index."""
         return f"{self.role}_{index()}"
 
     @property
     def log(self) -> Path:
+        """Where what the rank says is appended."""
         return self.now.log(self.task)
 
 

@@ -1,4 +1,4 @@
-"""The seven benchmarks of the paper (section 4), one reader a file, and where their rows lie.
+"""The seven benchmarks of the paper, one reader a file, and where their rows lie.
 
 Decontamination keeps their questions out of a pool; evaluation asks them. Both read them here.
 """

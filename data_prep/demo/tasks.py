@@ -28,10 +28,6 @@ class Problem:
     options: tuple[str, ...] | None = None
 
 
-def _digits(value: int) -> tuple[int, int]:
-    return divmod(value, 10)
-
-
 def add(rng: random.Random) -> Problem:
     """Two-digit addition whose units carry; the slip forgets the carry."""
     a_tens = rng.randint(1, 7)

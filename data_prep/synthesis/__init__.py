@@ -1,1 +1,1 @@
-"""Questions and answers made from web pages, and from personas and skills (the paper, section on synthetic data)."""
+"""Questions and answers made from web pages, and from personas and skills (the paper's synthetic sources)."""

@@ -1,6 +1,6 @@
 """Is a question fit to be trained on? One function a reason, each None where the question passes.
 
-The paper's own checks are unknown but for the limit of ten words and the gold among the options (section 3.2); the
+The paper's own checks are unknown but for the limit of ten words and the gold among the options; the
 others are ours. `draft_reason` runs before anybody solves the question, `answer_reason` once there is a right answer,
 which is first the one that the writer claims and then the one that won the vote.
 """
@@ -149,7 +149,7 @@ def options_not_distinct(draft: Draft) -> str | None:
 
 
 def gold_not_in_options(draft: Draft) -> str | None:
-    """The claimed answer is none of the options (§3.2)."""
+    """The claimed answer is none of the options."""
     return "gold_not_in_options" if draft.claimed_label is None else None
 
 
@@ -194,7 +194,7 @@ def answer_leaked(draft: Draft, gold: str) -> str | None:
 
 
 def answer_too_long(draft: Draft, gold: str, max_words: int) -> str | None:
-    """Not in the short-answer form: more than the paper's ten words (§3.2)."""
+    """Not in the short-answer form: more than the paper's ten words."""
     return filters.open_ended(Question("synth", "gpr", "open", draft.question, answers=(gold,)), max_words)
 
 

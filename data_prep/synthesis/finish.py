@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -77,7 +78,7 @@ def keep(
     """Each row with why it is dropped, or None; of a benchmark's question what may be said of it, too."""
     seen: set[bytes] = set()
     near = NearDedup(config.dedup.threshold) if config.dedup.near else None
-    for batch in _batches(rows):
+    while batch := list(itertools.islice(rows, BATCH)):
         questions = [_question(row, name) for row in batch]
         hits = index.find(questions) if index is not None else [None] * len(batch)
         reasons: list[str | None] = []
@@ -110,14 +111,3 @@ def _question(row: dict[str, Any], name: str) -> Question:
     found = SOURCES[name].parse(row)
     assert not isinstance(found, Drop), f"a row that {name} does not read: {found.reason}"
     return found
-
-
-def _batches(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
-    batch: list[dict[str, Any]] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch

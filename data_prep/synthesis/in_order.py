@@ -34,11 +34,11 @@ def in_order(
     try:
         while True:
             while not exhausted and len(under_way) < at_once and len(finished) < AHEAD * at_once:
-                number, item = next(source, (-1, None))
-                if number < 0:
+                taken = next(source, None)
+                if taken is None:
                     exhausted = True
                     break
-                under_way[loop.create_task(_awaited(work, item))] = (number, item)  # type: ignore[arg-type]
+                under_way[loop.create_task(_awaited(work, taken[1]))] = taken
             if not under_way:
                 return
             done, _ = loop.run_until_complete(asyncio.wait(under_way, return_when=asyncio.FIRST_COMPLETED))

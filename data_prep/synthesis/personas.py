@@ -1,4 +1,4 @@
-"""Personas crossed with mathematical skills: what the paper's PersonaSkill-MATH was written from (section 10).
+"""Personas crossed with mathematical skills: what the paper's PersonaSkill-MATH was written from.
 
 The paper took personas from PersonaHub (arXiv 2406.20094) and skills from mathematics sets; neither list is public with
 it. The built-in ones are ours and small. PersonaHub's own file can be given instead.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -90,7 +91,7 @@ def load_skills(path: Path | str | None, key: str = "skills") -> tuple[Skill, ..
     return tuple(found.values())
 
 
-def draw_pairs(personas: tuple[str, ...], skills: tuple[Skill, ...], count: int, seed: int) -> list[Pair]:
+def draw_pairs(personas: Sequence[str], skills: Sequence[Skill], count: int, seed: int) -> list[Pair]:
     """Different pairs in an order that the seed gives; a smaller count gives the beginning of a larger one.
 
     Skills take turns, and so do personas: in any number of pairs the most frequent of either leads the rarest by one at
@@ -117,7 +118,7 @@ def draw_pairs(personas: tuple[str, ...], skills: tuple[Skill, ...], count: int,
     return [Pair(personas[(at + at // period) % len(personas)], skills[at % len(skills)]) for at in range(count)]
 
 
-def _shuffled(things: tuple[One, ...], seed: str) -> list[One]:
+def _shuffled(things: Sequence[One], seed: str) -> list[One]:
     return random.Random(seed).sample(things, len(things))
 
 

@@ -7,12 +7,11 @@ that ends in \boxed{}, so that the reward's own code reads their answers.
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from crossthink.errors import ConfigError
+from data_prep.prompt_files import cut, fill, read_prompts
 
 PROMPTS_FOLDER = Path(__file__).parent / "prompts"
 # Each prompt file and the placeholders that it must hold; no others are allowed.
@@ -22,8 +21,6 @@ PLACEHOLDERS = {
     "problem": ("persona", "skill", "area", "difficulty"),
     "solution_math": ("question",),
 }
-# What looks like a placeholder: braces that are no argument of a LaTeX command, as those of \boxed{} and \frac{a}{b}.
-_PLACEHOLDER = re.compile(r"(?<![\\\w}])\{(\w+)\}")
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,8 @@ class Prompt:
         """
         if values.keys() != set(PLACEHOLDERS[self.name]):
             raise ValueError(f"prompt {self.name} takes {', '.join(PLACEHOLDERS[self.name])}, not {', '.join(values)}")
-        return _PLACEHOLDER.sub(lambda match: str(values[match[1]]), self.text)
+        names = PLACEHOLDERS[self.name]
+        return fill(cut(self.text, names), {name: str(values[name]) for name in names})
 
 
 @dataclass(frozen=True)
@@ -67,39 +65,12 @@ class SynthPrompts:
 def load_prompts(folder: str | Path | None, key: str = "prompts") -> SynthPrompts:
     """Read `question_mcq.txt`, `solution_mcq.txt`, `problem.txt` and `solution_math.txt` of a folder.
 
-    The files are UTF-8; line feeds at a file's end do not belong to its text.
-
     Args:
         folder: where they lie; None: the built-in ones.
         key: the setting that named the folder, for messages.
 
     Raises:
-        ConfigError: a file is missing or not UTF-8, or lacks a placeholder, or holds an unknown one.
+        ConfigError: see `read_prompts`.
     """
-    root = PROMPTS_FOLDER if folder is None else Path(folder)
-    if not root.is_dir():
-        raise ConfigError(f"{key}={folder} is not a folder. It must hold {_file_names()}.")
-    return SynthPrompts(**{name: _read(root, name) for name in PLACEHOLDERS})
-
-
-def _read(root: Path, name: str) -> Prompt:
-    path, needed = root / f"{name}.txt", PLACEHOLDERS[name]
-    try:
-        text = path.read_text(encoding="utf-8-sig").rstrip("\n")
-    except FileNotFoundError:
-        raise ConfigError(f"Prompt file {path} is missing. A folder of prompts must hold {_file_names()}.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"Prompt file {path} cannot be read as UTF-8: {error}.") from error
-    found = set(_PLACEHOLDER.findall(text))
-    allowed = " and ".join(f"{{{one}}}" for one in needed)
-    if unknown := sorted(found - set(needed)):
-        raise ConfigError(
-            f"Prompt file {path} holds {{{unknown[0]}}}, which is no placeholder there. Allowed: {allowed}."
-        )
-    if missing := [one for one in needed if one not in found]:
-        raise ConfigError(f"Prompt file {path} lacks the placeholder {{{missing[0]}}}. Needed: {allowed}.")
-    return Prompt(name, text)
-
-
-def _file_names() -> str:
-    return ", ".join(f"{name}.txt" for name in PLACEHOLDERS)
+    texts = read_prompts(PROMPTS_FOLDER if folder is None else Path(folder), PLACEHOLDERS, key)
+    return SynthPrompts(**{name: Prompt(name, text) for name, text in texts.items()})

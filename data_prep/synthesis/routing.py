@@ -1,4 +1,4 @@
-"""Which of the subjects a page is about (paper, section 10: topics, then sub-topics, guided by MMLU).
+"""Which of the subjects a page is about: as in the paper a topic, then a sub-topic, guided by MMLU.
 
 How the paper routed pages is unknown; both routers are ours. The lexical one needs no model: it compares a page's words
 with those of each subject's title, sub-topics and key terms.

@@ -255,7 +255,7 @@ def _caller(
         store,
         budget,
         concurrency=calls.concurrency,
-        json_mode=calls.json,  # type: ignore[arg-type]
+        json_mode=calls.json,  # type: ignore[arg-type]  # one of JSON_MODES, as has been checked
         json_tries=calls.json_tries,
         late_in_a_row=calls.late_in_a_row,
         retry_failed=retry_failed,

@@ -1,4 +1,4 @@
-"""The subjects that pages are routed to: MMLU's 57, which guided the paper's list of topics (section 10)."""
+"""The subjects that pages are routed to: MMLU's 57, which guided the paper's list of topics."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def _subject(entry: Any, where: str) -> Subject:
     lists = {name: check_texts(entry.get(name), f"{where}: {name}") for name in _LISTS}
     if texts["group"] not in GROUPS:
         raise ConfigError(f"{where}: group is '{texts['group']}'. Allowed: {', '.join(GROUPS)}.")
-    return Subject(**texts, **lists)
+    return Subject(texts["name"], texts["group"], texts["title"], lists["subtopics"], lists["terms"])
 
 
 def check_text(value: Any, where: str) -> str:

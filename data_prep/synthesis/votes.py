@@ -1,4 +1,4 @@
-"""Majority vote over several solutions of one question (paper, section 10; sample count and threshold are unknown).
+"""Majority vote over several solutions of one question, as in the paper (its sample count and threshold are unknown).
 
 Answers are compared by the reward's own code: what wins a vote is what an answer will later be judged against.
 """
@@ -70,7 +70,7 @@ def vote(answers: Sequence[str | None], kind: str, asked: int, threshold: float,
         asked: solutions that were asked for, at least as many as came back.
         threshold: least share of the valid answers that must agree, above 0 and at most 1.
         least_valid: fewer valid answers decide nothing; at least 1.
-        same: `same_option`, `same_text` or what `math_same` gives.
+        same: `same_option` or what `math_same` gives.
 
     Raises:
         ValueError: an argument outside these bounds.
@@ -101,11 +101,6 @@ def vote(answers: Sequence[str | None], kind: str, asked: int, threshold: float,
 def same_option(one: str, other: str) -> bool:
     """Whether two labels name one option."""
     return one == other
-
-
-def same_text(one: str, other: str) -> bool:
-    """Whether two texts are one answer to an open question, as the reward compares them."""
-    return text.same(one, other)
 
 
 async def math_same(answers: Iterable[str | None], slow: SlowMath) -> Same:

@@ -66,5 +66,7 @@ def _yield(name: str, counts: Counter[str]) -> StepYield:
         if label.startswith(_DROPPED) and count
     }
     known = {"total", "forwarded", "dropped", *(_DROPPED + reason for reason in dropped)}
-    other = {label: count for label, count in counts.items() if label not in known and not label.startswith("doc_len")}
+    other: dict[str, float] = {
+        label: count for label, count in counts.items() if label not in known and not label.startswith("doc_len")
+    }
     return StepYield(name, int(counts["total"]), int(counts["forwarded"]), dropped, other)

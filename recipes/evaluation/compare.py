@@ -107,14 +107,14 @@ def incomparable(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
     """Why two evaluations with these identities cannot be compared, with both values; empty where they can."""
     reasons = []
     for key, what in MUST_BE_EQUAL.items():
-        values = one.get(key), other.get(key)
-        if values[0] == values[1]:
+        left, right = one.get(key), other.get(key)
+        if left == right:
             continue
-        if all(isinstance(value, Mapping) for value in values):
-            parts = sorted(name for name in {*values[0], *values[1]} if values[0].get(name) != values[1].get(name))
+        if isinstance(left, Mapping) and isinstance(right, Mapping):
+            parts = sorted(name for name in {*left, *right} if left.get(name) != right.get(name))
             what += f", {', '.join(parts)}"
-            values = tuple({name: value.get(name) for name in parts} for value in values)
-        reasons.append(f"{what}: {values[0]} and {values[1]}")
+            left, right = ({name: value.get(name) for name in parts} for value in (left, right))
+        reasons.append(f"{what}: {left} and {right}")
     return reasons
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -105,7 +106,9 @@ def block(seen: Sequence[Seen]) -> dict[str, Any]:
         "invalid": len(seen) - len(valid),
         "accuracy": mean(accuracies),
         "accuracy_interval": interval and list(interval),
-        "accuracy_by_run": [mean([one.accuracy for one in valid if one.run == run]) for run in runs],
+        "accuracy_by_run": [
+            mean([one.accuracy for one in valid if one.run == run and one.accuracy is not None]) for run in runs
+        ],
         "reward": mean(list(per_question(seen, "reward").values())),
         "format": mean(list(per_question(seen, "format").values())),
         "answer_accuracy": mean(list(per_question(seen, "answer_accuracy").values())),
@@ -174,6 +177,9 @@ def _blocks(seen: Sequence[Seen], key: Callable[[Seen], str]) -> dict[str, dict[
 def _by_group(seen: Sequence[Seen]) -> dict[str, dict[str, Any]]:
     names = sorted({name for one in seen for name, _ in one.groups})
     return {
-        name: _blocks([one for one in seen if name in dict(one.groups)], lambda one, name=name: dict(one.groups)[name])
-        for name in names
+        name: _blocks([one for one in seen if name in dict(one.groups)], partial(_value_of, name)) for name in names
     }
+
+
+def _value_of(name: str, one: Seen) -> str:
+    return dict(one.groups)[name]

@@ -161,6 +161,7 @@ class TensorPlan:
 
     @property
     def bytes(self) -> int:
+        """Of its elements in the file."""
         return torch.Size(self.shape).numel() * self.dtype.itemsize
 
 

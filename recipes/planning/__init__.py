@@ -1,0 +1,1 @@
+"""Memory, time and layout of a run, by arithmetic without torch (docs/plan.md)."""

@@ -109,7 +109,7 @@ def positions_of_rank(job: Job) -> float:
 
 def weight_bytes(job: Job) -> int:
     """The whole model in the actor's dtype: what a refit carries."""
-    return all_parameters(job.shape) * BYTES[job.config.actor.dtype]
+    return all_parameters(job.shape) * BYTES[job.dtype]
 
 
 def most_parameters(job: Job) -> int:
@@ -127,7 +127,7 @@ def tensor_traffic(job: Job) -> list[Traffic]:
     if job.tensor == 1:
         return []
     actor = job.config.actor
-    element = BYTES[actor.dtype]
+    element = BYTES[job.dtype]
     forward = max(stage_layers(job)) * layer_traffic(job.shape, positions_of_rank(job), job.tensor, element)
     # Two of a layer's four halves of an all-reduce: both column-parallel products gather their input once more for
     # the gradient of the weights (megatron-core 0.16.1, tensor_parallel/layers.py:483 and :522).
@@ -144,7 +144,7 @@ def pipeline_traffic(job: Job) -> list[Traffic]:
     if job.pipeline == 1:
         return []
     actor = job.config.actor
-    once = positions_of_rank(job) * job.shape.hidden * BYTES[actor.dtype]
+    once = positions_of_rank(job) * job.shape.hidden * BYTES[job.dtype]
     if actor.sequence_parallel:
         once /= job.tensor
     train = once * (2 if job.pipeline > 2 else 1)
@@ -163,7 +163,7 @@ def data_traffic(job: Job) -> list[Traffic]:
     gradients = held * FLOAT32  # accumulated and reduced in float32: recipes/actors/megatron/optimizer.py
     if not actor.distributed_optimizer:
         return [Traffic("train: gradients", "DP", updates * all_reduce(gradients, job.data), link(job, "DP"))]
-    weights = held * BYTES[actor.dtype]
+    weights = held * BYTES[job.dtype]
     return [
         Traffic("train: gradients", "DP", updates * ring(gradients, job.data), link(job, "DP")),
         Traffic("train: weights", "DP", updates * ring(weights, job.data), link(job, "DP")),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.train import TrainConfig
+from conf.plan import PlanConfig
 from recipes.models.families import ModelShape
 
 KNOWN = ("formula", "measured", "published", "assumed")
@@ -47,7 +47,7 @@ class Job:
         response: tokens of a mean response.
     """
 
-    config: TrainConfig
+    config: PlanConfig
     shape: ModelShape
     gpu: Gpu | None
     world: int
@@ -57,15 +57,24 @@ class Job:
     response: int
 
     @property
+    def dtype(self) -> str:
+        """Of the actor's weights and activations, one of `recipes.actors.mcore.precision.DTYPES`."""
+        assert self.config.actor.dtype is not None, "a job's configuration has nothing open"
+        return self.config.actor.dtype
+
+    @property
     def tensor(self) -> int:
+        """Tensor-parallel size of the actor."""
         return self.config.actor.tensor_parallel
 
     @property
     def pipeline(self) -> int:
+        """Pipeline-parallel size of the actor."""
         return self.config.actor.pipeline_parallel
 
     @property
     def data(self) -> int:
+        """Data-parallel size of the actor: what is left of its ranks."""
         return self.world // (self.tensor * self.pipeline)
 
     @property
@@ -122,6 +131,7 @@ class PhaseMemory:
 
     @property
     def total(self) -> float:
+        """Bytes of all items."""
         return sum(item.amount for item in self.items)
 
 
@@ -141,6 +151,7 @@ class PhaseTime:
 
     @property
     def total(self) -> float:
+        """Seconds of all items."""
         return sum(item.amount for item in self.items)
 
 

@@ -215,8 +215,8 @@ def _offloaded(job: Job, parameters: list, models: list) -> list[Item]:
         found.append(Item("reference weights", amount, note="host memory, always"))
     if job.makes_room:
         state = [one for whose, held in models for one in training_state(job, held, whose)[2:]]
-        amount = sum(one.amount for one in state)
-        found.append(Item("offloaded Adam's state", amount, note="host memory, while responses are generated"))
+        held_back = sum(one.amount for one in state)
+        found.append(Item("offloaded Adam's state", held_back, note="host memory, while responses are generated"))
     return found
 
 

@@ -43,6 +43,7 @@ class Work:
 
     @property
     def all(self) -> int:
+        """FLOPs altogether."""
         return self.linear + self.attention + self.head
 
 
@@ -109,7 +110,7 @@ def pass_time(
     """
     assert job.gpu is not None
     work, actor = work_of(job), job.config.actor
-    plain = product_speed(job.gpu, actor.dtype, share, efficiency)
+    plain = product_speed(job.gpu, job.dtype, share, efficiency)
     in_fp8 = 1 - 2 * actor.fp8_bf16_layers / job.shape.layers if fp8 and actor.fp8 != "off" else 0.0
     per_flop = 1 / plain
     if in_fp8:

@@ -52,6 +52,7 @@ class Estimate:
 
     @property
     def tokens_per_second_per_gpu(self) -> float:
+        """Over actor and rollout GPUs."""
         return self.tokens_per_second / self.gpus
 
 
@@ -69,7 +70,7 @@ def estimate(job: Job, efficiency: EfficiencyConfig) -> Estimate:
     samples = config.prompts_per_step * config.samples_per_prompt
     gpus, tokens = job.world + job.rollout_gpus, samples * (job.prompt + job.response)
     hours = step_s * config.steps / 3600
-    peak = peak_flops(job.gpu, "fp8" if config.actor.fp8 != "off" else config.actor.dtype)
+    peak = peak_flops(job.gpu, "fp8" if config.actor.fp8 != "off" else job.dtype)
     models = 2 if config.algorithm.name == "ppo" else 1
     trained = 3 * (work_of(job).all * models - (models - 1) * work_of(job).head)
     return Estimate(
@@ -173,7 +174,7 @@ def _train(job: Job, efficiency: EfficiencyConfig, moves: dict[tuple[str, str], 
 def adam_seconds(job: Job, efficiency: EfficiencyConfig) -> float:
     """Adam's steps: every float32 of its state is read and written, the gradient read, the weight written."""
     assert job.gpu is not None
-    element = 2 * FLOAT32 * (MOMENTS + 1) + FLOAT32 + BYTES[job.config.actor.dtype]
+    element = 2 * FLOAT32 * (MOMENTS + 1) + FLOAT32 + BYTES[job.dtype]
     elements = max(adam_elements(job, stage_parameters(job, stage)) for stage in range(job.pipeline))
     return job.config.updates_per_rollout * elements * element / (job.gpu.bandwidth * efficiency.decode)
 
@@ -190,7 +191,7 @@ def _log_probs(
     items += _communicated(job, "log_probs", ("TP", "PP"), moves)
     if job.config.actor.reference == "offload" and job.config.algorithm.kl > 0:
         # Own weights and the reference's change places before and after the pass: recipes/actors/megatron/offload.py
-        held = most_parameters(job) * BYTES[job.config.actor.dtype]
+        held = most_parameters(job) * BYTES[job.dtype]
         items.append(_host_item(job, "reference's weights from host memory", 4 * held, efficiency))
     if job.config.rollout.overlap_log_probs:
         whole = sum(item.amount for item in items) / count

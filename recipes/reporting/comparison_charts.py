@@ -109,7 +109,7 @@ def category_charts(evaluations: Sequence[Measured]) -> list[dict[str, Any]]:
         for benchmark, block in one.summary["benchmarks"].items():
             for group, blocks in block["groups"].items():
                 groups.setdefault((benchmark, group), {}).update(dict.fromkeys(blocks))
-    found = []
+    found: list[dict[str, Any]] = []
     for (benchmark, group), names in groups.items():
         if 1 < len(names) <= MOST_CATEGORIES:
             series = [

@@ -19,7 +19,7 @@ STATUS = {
     "error": "not judged: grader error",
 }
 # Turned right first, then still wrong, right twice, turned wrong.
-ORDER = [(0, 1), (0, 0), (1, 1), (1, 0)]
+ORDER: list[tuple[float, float]] = [(0, 1), (0, 0), (1, 1), (1, 0)]
 
 
 def examples(data: RunData) -> list[dict[str, Any]]:
@@ -30,7 +30,8 @@ def examples(data: RunData) -> list[dict[str, Any]]:
 def pick_examples(data: RunData, count: int = EXAMPLES) -> list[str]:
     """Prompt ids of the questions to show: in the order of `ORDER`, with kinds, domains and sources mixed."""
     pairs = {ident: pair for ident, pair in data.rewards().items() if pair in ORDER}
-    left, chosen = list(pairs), []
+    left = list(pairs)
+    chosen: list[str] = []
     while left and len(chosen) < count:
         taken = [data.after_answers[ident] for ident in chosen]
 

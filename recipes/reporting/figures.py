@@ -78,15 +78,21 @@ def _bars(data: RunData, by: str) -> list[charts.Bar]:
     return [_bar(name, before, after) for name, before, after in data.groups(by)]
 
 
-def _bar(label: str, *sides: Scores | None) -> charts.Bar:
-    intervals = [side and side.interval("reward") for side in sides]
-    return charts.Bar(label, *((side.reward, *i) if i else None for side, i in zip(sides, intervals, strict=True)))
+def _bar(label: str, before: Scores | None, after: Scores | None) -> charts.Bar:
+    return charts.Bar(label, _with_interval(before), _with_interval(after))
+
+
+def _with_interval(scores: Scores | None) -> tuple[float, float, float] | None:
+    if scores is None or scores.reward is None or (interval := scores.interval("reward")) is None:
+        return None
+    return scores.reward, *interval
 
 
 def _share_curves(data: RunData) -> str:
     if not data.steps:
         return ""
-    marks = [(one.step, one.all.reward) for one in data.evaluations if one.all.reward is not None]
+    rewards = [(one.step, one.all.reward) for one in data.evaluations]
+    marks = [(step, reward) for step, reward in rewards if step is not None and reward is not None]
     return Markup(
         charts.curves(
             "curves", _steps(data), _share_lines(data), "sampled answers, %",
@@ -99,11 +105,12 @@ def _share_lines(data: RunData) -> list[charts.Line]:
     return [charts.Line(label, data.series(key), charts.SERIES[key]) for key, label in SHARES.items()]
 
 
-def _metric_curve(data: RunData, name: str, key: str, label: str, **how: bool) -> str:
+def _metric_curve(data: RunData, name: str, key: str, label: str, small: bool = False, from_zero: bool = False) -> str:
     values = [_in_unit(data, key, value) for value in data.series(key)]
     if all(value is None for value in values):
         return ""
-    return Markup(charts.curves(name, _steps(data), [charts.Line(key, values, charts.AFTER)], label, **how))
+    lines = [charts.Line(key, values, charts.AFTER)]
+    return Markup(charts.curves(name, _steps(data), lines, label, small=small, from_zero=from_zero))
 
 
 def _in_unit(data: RunData, key: str, value: float | None) -> float | None:

@@ -17,7 +17,8 @@ def notes(data: RunData) -> list[str]:
     for evaluation, when in ((data.before, "before"), (data.after, "after")):
         if evaluation:
             found += _blemishes(evaluation, when)
-    rules = {evaluation.rules_hash for evaluation in (data.before, data.after) if evaluation} - {None}
+    hashes = [evaluation.rules_hash for evaluation in (data.before, data.after) if evaluation]
+    rules = {rules for rules in hashes if rules is not None}
     ruled = rules_of_run(data)
     if ruled and (others := sorted(rules - {ruled})):
         found.append(f"Training was rewarded by other rules ({ruled}) than the evaluation ({', '.join(others)}).")

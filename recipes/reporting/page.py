@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import crossthink
+from recipes.evaluation.intervals import Interval, bootstrap_interval, mean
 from recipes.reporting.examples import examples
 from recipes.reporting.facts import choice, config_yaml, facts
 from recipes.reporting.figures import PHASES, figures, phase_names
 from recipes.reporting.notes import notes
 from recipes.reporting.run_data import GROUPS, RunData, Scores
-from recipes.reporting.statistics import Interval, apart, mean, paired_interval
+from recipes.reporting.statistics import apart
 from recipes.reporting.templates import render_template
 from recipes.reporting.text import NAMES, UNKNOWN, pct, points
 
@@ -60,8 +61,8 @@ def view(data: RunData) -> dict[str, Any]:
         "phases": _phases(data, trained),
         "token_total": tokens or None,
         "token_rate": tokens / trained if tokens and trained else None,
-        "mfu": _mean(data.known("mfu")),
-        "padding": _mean(data.known("padding")),
+        "mfu": mean(data.known("mfu")),
+        "padding": mean(data.known("padding")),
         "peak_memory_mb": max(data.known("peak_memory_mb"), default=None),
         "invalid": max(data.known("invalid"), default=None),
         "facts": facts(data),
@@ -80,9 +81,9 @@ class Flips:
     wrong: int
 
     @property
-    def interval(self) -> Interval:
-        """The 95 % interval of the gain."""
-        return paired_interval(self.won, self.lost, self.count)
+    def interval(self) -> Interval | None:
+        """The 95 % interval of the gain, by the same paired bootstrap as between two evaluations."""
+        return bootstrap_interval([1.0] * self.won + [-1.0] * self.lost + [0.0] * (self.count - self.won - self.lost))
 
 
 def count_flips(data: RunData) -> Flips | None:
@@ -135,7 +136,7 @@ def _held_out_result(steps: int, before: Scores | None, after: Scores, flips: Fl
     if round(gain, 3) == 0:
         return f"{text}, the same as before training."
     interval = ""
-    if flips:
+    if flips and flips.interval:
         low, high = flips.interval
         interval = f"; 95 % interval {points(low)} to {points(high)}"
     way = "up" if gain > 0 else "down"
@@ -148,22 +149,22 @@ def _difference(before: Scores | None, after: Scores | None, key: str) -> float 
 
 
 def _interval(scores: Scores | None, key: str) -> Interval | None:
-    return scores and scores.interval(key)
+    return scores.interval(key) if scores else None
 
 
-def _measures(*sides: Scores | None) -> list[dict[str, Any]]:
+def _measures(before: Scores | None, after: Scores | None) -> list[dict[str, Any]]:
     """A row a measure; only lengths are no shares."""
-    if sides == (None, None):
+    if before is None and after is None:
         return []
     return [
         {
             "label": label,
             "meaning": meaning,
             "share": key != "tokens",
-            "before": getattr(sides[0], key, None),
-            "after": getattr(sides[1], key, None),
-            "difference": _difference(*sides, key),
-            "intervals": [None if key == "tokens" else _interval(side, key) for side in sides],
+            "before": getattr(before, key, None),
+            "after": getattr(after, key, None),
+            "difference": _difference(before, after, key),
+            "intervals": [None if key == "tokens" else _interval(side, key) for side in (before, after)],
         }
         for key, label, meaning in MEASURES
     ]
@@ -222,10 +223,6 @@ def _length(scores: Scores | None, verdict: str) -> dict[str, Any]:
         "value": getattr(scores, f"tokens_{verdict}"),
         "count": right if verdict == "right" else scores.judged - right,
     }
-
-
-def _mean(values: list[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 def _phase_seconds(data: RunData, phase: str) -> float | None:

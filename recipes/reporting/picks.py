@@ -40,10 +40,11 @@ def pick_answers(runs: Sequence[Run], evaluations: Sequence[Measured], count: in
     Raises:
         UserError: a file of samples or rollouts cannot be read; the message names it.
     """
-    left, origins = count, len(evaluations) + len(runs)
+    left = count
+    origins: list[Measured | Run] = [*evaluations, *runs]
     found: list[Picked] = []
-    for place, origin in enumerate((*evaluations, *runs)):
-        share = left // (origins - place)
+    for place, origin in enumerate(origins):
+        share = left // (len(origins) - place)
         picked = pick_samples(origin, share) if isinstance(origin, Measured) else pick_rollouts(origin, share)
         left -= len(picked)
         found += picked

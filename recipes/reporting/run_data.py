@@ -135,7 +135,7 @@ class RunData:
     @property
     def overall(self) -> tuple[Scores | None, Scores | None]:
         """Scores over all questions, before and after."""
-        return self.before and self.before.all, self.after and self.after.all
+        return self.before.all if self.before else None, self.after.all if self.after else None
 
     def groups(self, by: str) -> list[tuple[str, Scores | None, Scores | None]]:
         """Name, scores before and scores after of every group of `by_domain`, `by_kind` or `by_source`."""
@@ -206,17 +206,24 @@ def _scores(value: dict[str, Any]) -> Scores:
     if isinstance(tokens, dict):  # of `crossthink eval`; the evaluations inside a run state plain means
         means = {"tokens": tokens, "tokens_right": tokens["right"], "tokens_wrong": tokens["wrong"]}
         value = value | {name: of["mean"] for name, of in means.items()}
-    shares = {name: finite(value.get(name)) for name in Scores.__dataclass_fields__}
-    return Scores(**{**shares, "questions": int(value["questions"]), "invalid": int(value.get("invalid") or 0)})
+    names = [name for name in Scores.__dataclass_fields__ if name not in ("questions", "invalid")]
+    shares = {name: finite(value.get(name)) for name in names}
+    return Scores(int(value["questions"]), int(value.get("invalid") or 0), **shares)
 
 
 def _evaluation(value: dict[str, Any], step: int | None = None) -> Evaluation:
     facts = value.get("facts", value)
+    groups = {by: {name: _scores(scores) for name, scores in value.get(by, {}).items()} for by in GROUPS}
     return Evaluation(
         all=_scores(value),
+        by_domain=groups["by_domain"],
+        by_kind=groups["by_kind"],
+        by_source=groups["by_source"],
         step=step,
-        **{by: {name: _scores(scores) for name, scores in value.get(by, {}).items()} for by in GROUPS},
-        **{key: facts.get(key) for key in ("pool_sha256", "rules_hash", "too_long", "also_in_training")},
+        pool_sha256=facts.get("pool_sha256"),
+        rules_hash=facts.get("rules_hash"),
+        too_long=facts.get("too_long"),
+        also_in_training=facts.get("also_in_training"),
     )
 
 

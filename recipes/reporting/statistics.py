@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import fmean
+
+from recipes.evaluation.intervals import Interval
 
 Z95 = 1.959963984540054  # the standard normal's 97.5 % quantile
-Interval = tuple[float, float]
 
 
 def wilson(share: float, count: int) -> Interval:
@@ -15,13 +17,6 @@ def wilson(share: float, count: int) -> Interval:
     reach = Z95 * math.sqrt(share * (1 - share) / count + Z95 * Z95 / (4 * count * count))
     scale = 1 + Z95 * Z95 / count
     return max(0.0, (middle - reach) / scale), min(1.0, (middle + reach) / scale)
-
-
-def paired_interval(won: int, lost: int, count: int) -> Interval:
-    """The 95 % interval of the gain when the same `count` questions were answered twice."""
-    gain = (won - lost) / count
-    reach = Z95 * math.sqrt(max(0.0, won + lost - (won - lost) ** 2 / count)) / count
-    return gain - reach, gain + reach
 
 
 def apart(one: Interval | None, other: Interval | None) -> bool:
@@ -40,15 +35,10 @@ def smooth(values: Sequence[float | None], size: int) -> list[float | None]:
     found: list[float | None] = []
     for i in range(len(values)):
         near = [v for v in values[max(0, i - half) : i + half + 1] if v is not None]
-        found.append(mean(near) if near else None)
+        found.append(fmean(near) if near else None)
     return found
 
 
 def means_of(values: Sequence[float], size: int) -> list[float]:
     """Mean of every `size` values in turn; the last of those that are left."""
-    return [mean(values[start : start + size]) for start in range(0, len(values), size)]
-
-
-def mean(values: Sequence[float]) -> float:
-    """The arithmetic mean of at least one value."""
-    return sum(values) / len(values)
+    return [fmean(values[start : start + size]) for start in range(0, len(values), size)]

@@ -202,7 +202,7 @@ def group_tables(evaluations: Sequence[Measured]) -> list[Table]:
             for group, blocks in block["groups"].items():
                 known = found.setdefault((benchmark, group), [])
                 known += [name for name in blocks if name not in known]
-    tables = []
+    tables: list[Table] = []
     for (benchmark, group), names in found.items():
         if len(names) < 2:  # it says what the benchmark's own number says
             continue

@@ -11,7 +11,7 @@ def group_advantages(
 ) -> Tensor:
     """(r - mean) / (std + epsilon) inside each group, over its valid samples.
 
-    The paper's A_i (section 3, Eq. 1). Samples that could not be judged take no part: they enter neither mean nor
+    The paper's A_i (Eq. 1). Samples that could not be judged take no part: they enter neither mean nor
     standard deviation, and their advantage is 0; so is that of a group with fewer than two valid samples.
 
     Args:

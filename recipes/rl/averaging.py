@@ -11,7 +11,7 @@ from collections.abc import Sequence
 def sequence_mean_weights(response_lengths: Sequence[int], counted: Sequence[bool]) -> list[float]:
     """Each response's token weight under the mean over responses of the mean over tokens; 0 where not counted.
 
-    The paper's form (section 3, Eq. 1).
+    The paper's form (Eq. 1).
     """
     responses = sum(counted)
     return [1.0 / (responses * n) if ok else 0.0 for n, ok in zip(response_lengths, counted, strict=True)]

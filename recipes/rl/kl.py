@@ -32,7 +32,7 @@ def k2(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
 
 
 def k3(log_probs: Tensor, reference_log_probs: Tensor) -> Tensor:
-    """exp(d) - d - 1 with d = log pi_ref - log pi, per token: unbiased, never negative (paper, section 3).
+    """exp(d) - d - 1 with d = log pi_ref - log pi, per token: unbiased, never negative (paper, Eq. 1).
 
     In float64, because at step 1 d is as small as rounding errors: expm1(d) - d in float32 would be noise of that size.
     """

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from conf.train import TrainConfig
 from crossthink.errors import StoppedEarly, UserError
+from recipes.rl.batch import RolloutBatch
 from recipes.rl.checkpoints import READY
 from recipes.rl.feed import Feed, make_feed
 from recipes.rl.parts import Parts
@@ -17,7 +18,7 @@ from recipes.rl.profiler import StepTrace
 from recipes.rl.records import PhaseClock
 from recipes.rl.retention import Best
 from recipes.rl.saver import Saver
-from recipes.rl.skipped import SkippedSteps
+from recipes.rl.skipped import SkippedSteps, Update
 from recipes.rl.step import room_for_rollouts, speed, update
 from recipes.rl.stop import StopRequest
 from recipes.rl.walltime import JOB_END, Walltime, job_end
@@ -66,10 +67,7 @@ def _train(
         except UserError as error:
             # Nothing was updated yet, so the state is still that after the last step: it must not be lost.
             saver.settle(step - 1, _state(step - 1, feed, skips, best))
-            kept = (
-                f"step {step - 1} is saved in {out}; resume=true continues" if step > 1 else "no step was finished yet"
-            )
-            raise _with_note(error, f"Step {step} of {config.steps}: ", f" ({kept}.)") from error
+            raise _before_step(error, config, step) from error
         saver.poll()
         updates, metrics = update(config, parts, step, batch, clock)
         failure = None
@@ -84,12 +82,7 @@ def _train(
             metrics |= parts.engine.metrics()
         metrics["seconds"] |= saver.seconds()
         skipped = skips.count(updates)
-        if parts.records:
-            parts.records.step(metrics, batch)
-            if skipped:
-                parts.records.bad_batch(step, [sample for one in skipped for sample in one.part.samples])
-        if parts.progress:
-            parts.progress.step(metrics)
+        _record(parts, step, metrics, batch, skipped)
         failure = failure or _too_far_apart(config, step, metrics)
         if parts.evaluate and step % config.eval.every == 0 and failure is None:
             try:
@@ -106,11 +99,7 @@ def _train(
         if skips.reached:
             raise skips.error(step, skipped[-1], rollout_file(out, step, BAD_BATCHES), out)
         if failure is not None:
-            raise _with_note(
-                failure,
-                f"After step {step} of {config.steps}: ",
-                f" (Step {step} is saved in {out}; resume=true continues.)",
-            )
+            raise _after_step(failure, config, step)
         if stopping and step < config.steps:
             raise StoppedEarly(f"Stopped after step {step} of {config.steps}, saved in {out}. Continue: resume=true.")
 
@@ -123,6 +112,17 @@ def _out_of_time(config: TrainConfig, step: int, walltime: Walltime, saver: Save
         f"Stopped before step {step} of {config.steps}: {JOB_END} is in {left:.0f} s, and a step with its save may "
         f"take {walltime.margin_s(saver.last_save_s):.0f} s; {kept}"
     )
+
+
+def _before_step(error: UserError, config: TrainConfig, step: int) -> UserError:
+    saved = f"step {step - 1} is saved in {config.out}; resume=true continues"
+    kept = saved if step > 1 else "no step was finished yet"
+    return _with_note(error, f"Step {step} of {config.steps}: ", f" ({kept}.)")
+
+
+def _after_step(error: UserError, config: TrainConfig, step: int) -> UserError:
+    kept = f" (Step {step} is saved in {config.out}; resume=true continues.)"
+    return _with_note(error, f"After step {step} of {config.steps}: ", kept)
 
 
 def _with_note(error: UserError, before: str, after: str) -> UserError:
@@ -152,6 +152,16 @@ def _state(step: int, feed: Feed, skips: SkippedSteps, best: Best | None) -> dic
         "skipped": skips.in_a_row,
         "best": best.to_json() if best else None,
     }
+
+
+def _record(parts: Parts, step: int, metrics: dict[str, Any], batch: RolloutBatch, skipped: Sequence[Update]) -> None:
+    """Write what the step left, with the samples of skipped optimizer steps, and show it."""
+    if parts.records:
+        parts.records.step(metrics, batch)
+        if skipped:
+            parts.records.bad_batch(step, [sample for one in skipped for sample in one.part.samples])
+    if parts.progress:
+        parts.progress.step(metrics)
 
 
 def _record_evaluation(config: TrainConfig, parts: Parts, step: int) -> dict[str, Any]:

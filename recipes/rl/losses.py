@@ -18,7 +18,7 @@ from recipes.rl.kl import ESTIMATORS
 
 @dataclass(frozen=True)
 class GrpoLoss:
-    """The GRPO loss of the paper (section 3, Eq. 1) and its options, to be minimised. PPO's policy loss is the same.
+    """The GRPO loss of the paper (Eq. 1) and its options, to be minimised. PPO's policy loss is the same.
 
     Per token: -min(r A, clip(r, 1 - clip, 1 + clip) A) + kl k3, with r = pi / pi_old; for GRPO A is constant over a
     response. `weights_bt` holds the average over the whole optimizer step (`recipes.rl.averaging`), in the paper's form

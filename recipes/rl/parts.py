@@ -21,13 +21,15 @@ from recipes.rollout.interface import RolloutEngine, SamplingParams
 class Progress(Protocol):
     """Shows a person where the run is."""
 
-    def step(self, metrics: dict[str, Any]) -> None: ...
+    def step(self, metrics: dict[str, Any]) -> None:
+        """Show a finished step by its line of metrics.jsonl."""
 
 
 class Evaluator(Protocol):
     """Greedy evaluation on held-out questions, with the weights the engine has now."""
 
-    def __call__(self, step: int) -> dict[str, Any]: ...
+    def __call__(self, step: int) -> dict[str, Any]:
+        """The summary of the evaluation after `step`, as metrics.jsonl has it."""
 
 
 @dataclass

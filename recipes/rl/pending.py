@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from transformers import PreTrainedTokenizerBase
@@ -102,8 +103,8 @@ class PendingRollout:
         seen = 0
         while seen < len(self.prompts):
             wanted = min(seen + least, len(self.prompts))
-            self._wait_until(lambda wanted=wanted: len(self._whole) >= wanted)
-            chunk = from_first_rank(lambda seen=seen: self._chunk(seen))
+            self._wait_until(partial(self._has, wanted))
+            chunk = from_first_rank(partial(self._chunk, seen))
             yield [(p, [Response(**fields) for fields in responses]) for p, responses in chunk]
             seen += len(chunk)
 
@@ -121,7 +122,7 @@ class PendingRollout:
                 self._responses[p][g] = response
                 if None not in self._responses[p]:
                     scoring.add(self._items(p))
-                    self._tell(lambda p=p: self._whole.append(p))
+                    self._tell(partial(self._whole.append, p))
             self._tell(lambda: setattr(self, "_generated", True))
             self._verdicts = scoring.finish()
         finally:
@@ -161,6 +162,9 @@ class PendingRollout:
         assert self._work is not None
         if self._work.error is not None:
             raise self._work.error
+
+    def _has(self, wanted: int) -> bool:
+        return len(self._whole) >= wanted
 
     def _chunk(self, seen: int) -> list[tuple[int, list[dict[str, Any]]]]:
         self._raise_failure()

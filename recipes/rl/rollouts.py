@@ -11,6 +11,7 @@ from transformers import PreTrainedTokenizerBase
 from crossthink.errors import UserError
 from recipes.rl.batch import Prompt, RolloutBatch, Sample
 from recipes.rl.pending import PendingRollout, decode
+from recipes.rl.records import PhaseClock
 from recipes.rl.scoring import Judge, item
 from recipes.rollout.interface import RemoteEngine, Request, Response, RolloutEngine, SamplingParams
 from recipes.spmd import from_first_rank, gather_json
@@ -75,7 +76,7 @@ def rollout(
     group: int,
     params: SamplingParams,
     think_prefilled: bool,
-    clock: object,
+    clock: PhaseClock,
     first: int = 0,
 ) -> RolloutBatch:
     """Generate and judge. `clock` is the loop's phase clock, `first` the first prompt's number within the step.

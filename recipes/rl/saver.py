@@ -27,7 +27,8 @@ from recipes.spmd import any_rank, is_first_rank
 class Stages(Protocol):
     """The engines of a run: what a checkpoint is made from."""
 
-    def stage(self, folder: Path) -> Sequence[Staged]: ...
+    def stage(self, folder: Path) -> Sequence[Staged]:
+        """Copy the state of every engine, to be written into `folder`. Collective."""
 
 
 class Saver:

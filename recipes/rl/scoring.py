@@ -15,7 +15,8 @@ from reward_server.verdicts import Item, Verdict
 class Judge(Protocol):
     """What scores responses: the reward server's client."""
 
-    def score(self, items: list[Item]) -> list[Verdict]: ...
+    def score(self, items: list[Item]) -> list[Verdict]:
+        """Verdicts in the order of the items. See `RewardClient.score`."""
 
 
 def item(prompt: Prompt, p: int, g: int, response: Response, text: str, think_prefilled: bool) -> Item:

@@ -7,7 +7,7 @@ Token ids in; ids, log-probs and the weight version out. It has four faces: `Rol
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -221,7 +221,9 @@ class ServedEngine(Protocol):
         """End everything that `start` started. What is under way is lost."""
         ...
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> AsyncIterator[tuple[int, Response]]:
+    def generate(
+        self, requests: Sequence[Request], params: SamplingParams
+    ) -> AsyncGenerator[tuple[int, Response], None]:
         """(index of the request, its response) as they finish. Closing the iterator aborts what is left.
 
         Raises:

@@ -55,7 +55,7 @@ def collect(
 
 def _arm(arm: Arm | None, paired: Mapping[int, Result], benchmarks: Sequence[str]) -> dict[str, Any]:
     """The numbers of an arm. A base model that all seeds start from is one evaluation, whatever it is paired with."""
-    seeds = {one.where: seed for seed, one in reversed(paired.items())}
+    seeds = {one.where: seed for seed, one in reversed(list(paired.items()))}
     results = {seed: one for seed, one in paired.items() if seeds[one.where] == seed}
     return {
         "blend": arm and arm.blend,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from crossthink.errors import EXIT_DONE, EXIT_RESUMABLE
 from crossthink.procs import die_with_parent, stop
+from recipes.run_files import tail
 
 POLL_S = 0.1
 GRACE_S = 600.0  # for a run that was told to stop: it finishes its step and saves
@@ -92,7 +93,7 @@ def run_chains(
                     codes[one.chain.name] = EXIT_RESUMABLE if one.rest else EXIT_DONE
                 else:
                     codes[one.chain.name] = code if code > 0 else 1
-                    say(f"{one.chain.name} ended with {code}: {tail(one.chain.log)} (log: {one.chain.log})")
+                    say(f"{one.chain.name} ended with {code}: {tail(one.chain.log, lines=1)} (log: {one.chain.log})")
                 if one.chain.name in codes:
                     done = len(codes)
                     left = (unfinished - done) * (time.monotonic() - began) / done
@@ -109,12 +110,6 @@ def exit_code(codes: Mapping[str, int]) -> int:
     if not bad:
         return EXIT_DONE
     return EXIT_RESUMABLE if bad == {EXIT_RESUMABLE} else 1
-
-
-def tail(log: Path) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in log.read_text("utf-8", "replace").splitlines()] if log.is_file() else []
-    return next((line for line in reversed(lines) if line), "it said nothing")
 
 
 def _next(

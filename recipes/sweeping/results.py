@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from recipes.evaluation.folder import read_evaluation
-from recipes.evaluation.intervals import Interval
+from recipes.evaluation.intervals import Interval, mean
 from recipes.evaluation.questions import AGIEVAL_MATH
 from recipes.evaluation.summary import Seen, per_question
 from recipes.sweeping.statistics import seeds_and_questions_interval, t_interval
@@ -80,7 +80,7 @@ def result_of(samples: Iterable[Mapping[str, Any]]) -> Result:
             found.sides[name] = one.domain
         if one.accuracy == 1 and one.tokens is not None:
             tokens.setdefault(name, []).append(one.tokens)
-    found.tokens_right = {name: _sure_mean(values) for name, values in tokens.items()}
+    found.tokens_right = {name: fmean(values) for name, values in tokens.items()}
     return found
 
 
@@ -132,7 +132,7 @@ def paired_tokens(one: Mapping[int, Result], other: Mapping[int, Result], measur
     if not by_seed:
         return None
     values = list(by_seed.values())
-    return _difference(_sure_mean(values), t_interval(values), list(by_seed), None)
+    return _difference(fmean(values), t_interval(values), list(by_seed), None)
 
 
 def _difference(middle: float, interval: Interval | None, seeds: list[int], questions: int | None) -> dict[str, Any]:
@@ -151,9 +151,4 @@ def _over(values: Mapping[int, float | None]) -> dict[str, Any]:
 
 
 def _mean(values: list[float | None] | list[float]) -> float | None:
-    known = [value for value in values if value is not None]
-    return math.fsum(known) / len(known) if known else None
-
-
-def _sure_mean(values: list[float] | list[int]) -> float:
-    return math.fsum(values) / len(values)
+    return mean([value for value in values if value is not None])

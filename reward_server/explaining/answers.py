@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from reward_server.explaining.steps import EQUAL, NOTE, Step, counted, difference, quoted
 from reward_server.scoring import mcq, text
 from reward_server.verdicts import Item
@@ -75,6 +77,6 @@ def _case(answer: str, options: mcq.Options | None) -> str:
     return f"; case matters in labels, and {quoted(answer, 20)} is not {quoted(near[0], 20)}" if near else ""
 
 
-def _labels(labels: object) -> str:
-    shown = sorted(labels) if isinstance(labels, frozenset) else list(labels or ())  # type: ignore[call-overload]
+def _labels(labels: Iterable[str] | None) -> str:
+    shown = sorted(labels) if isinstance(labels, frozenset) else list(labels or ())
     return ", ".join(quoted(label, 40) for label in shown[:30]) + (", …" if len(shown) > 30 else "") or "none"

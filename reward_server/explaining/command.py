@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from conf.reward import ServeRewardConfig
 from crossthink.errors import ConfigError
 from reward_server.verdicts import Item
+
+if TYPE_CHECKING:
+    from reward_server.pool import WorkerPool
 
 FLAG = "--explain"
 USAGE = """Explain the verdict of one item and stop, without a server:
@@ -74,7 +77,8 @@ class _WhenAsked:
     """Slow math whose worker starts with the first question: most items need none."""
 
     def __init__(self, config: ServeRewardConfig):
-        self._config, self._pool = config, None
+        self._config = config
+        self._pool: WorkerPool | None = None
 
     async def gold_is_good(self, gold: str) -> Any:
         return await (await self._started()).gold_is_good(gold)
@@ -86,7 +90,7 @@ class _WhenAsked:
         if self._pool is not None:
             await self._pool.__aexit__(None, None, None)
 
-    async def _started(self) -> Any:
+    async def _started(self) -> WorkerPool:
         if self._pool is None:
             from reward_server.pool import WorkerPool
 

@@ -54,6 +54,7 @@ class Comparisons:
         elif (told := (_result(result), _sentence(rule, gold, answer, result))) not in self.first:
             self.first.append(told)
         if rule == WORKER and len(self.pairs) <= ASKED_AGAIN:
+            assert not isinstance(gold, Group) and not isinstance(answer, Group)  # they are compared by their items
             self.pairs.add((gold.text, answer.text))
 
 

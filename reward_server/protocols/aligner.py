@@ -64,11 +64,6 @@ class Rewarder:
         return {"rewards": np.array(rewards, dtype=np.float32).reshape(-1, 1)}
 
 
-def tokens_to_items(tokens: Any, sequence_lengths: Any, book: GoldBook, tokenizer: Tokenizer) -> list[Item]:
-    """The items of a batch of sequences; raises as `Rewarder` does."""
-    return texts_to_items(tokens_to_texts(tokens, sequence_lengths, tokenizer), book, tokenizer)
-
-
 def tokens_to_texts(tokens: Any, sequence_lengths: Any, tokenizer: Tokenizer) -> list[str]:
     """The text of every sequence, without its padding. Raises BadInput naming the array and what is allowed."""
     if tokens is None or sequence_lengths is None:

@@ -6,8 +6,9 @@ The prompt is found as the longest known text with which a sequence begins.
 from __future__ import annotations
 
 import bisect
+import itertools
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,9 @@ class GoldBook:
         if not path.exists():
             raise UserError(f"{path}: no such file or folder. Give a pool folder, or a JSONL file.")
         book = cls()
-        for rows in _batches(_pool_rows(path) if path.is_dir() else _jsonl_rows(path)):
-            book._add_rows(rows, tokenizer)
+        rows = _pool_rows(path) if path.is_dir() else _jsonl_rows(path)
+        while some := list(itertools.islice(rows, BATCH)):
+            book._add_rows(some, tokenizer)
         if not book.questions:
             raise UserError(f"{path}: holds no rows. Give a pool folder, or a JSONL file.")
         return book
@@ -107,7 +109,9 @@ class GoldBook:
     def _index(self) -> tuple[list[str], list[int]]:
         """The prompts in order, and for each the place of the longest other one that it begins with, or -1."""
         if self._order is None:
-            prompts, shorter, open_ = sorted(self._rows), [], []
+            prompts = sorted(self._rows)
+            shorter: list[int] = []
+            open_: list[int] = []
             for at, prompt in enumerate(prompts):
                 while open_ and not prompt.startswith(prompts[open_[-1]]):
                     open_.pop()
@@ -136,17 +140,6 @@ def _render(where: str, prompt: Any, tokenizer: Tokenizer | None) -> str:
         return tokenizer.render(prompt)
     except Exception as error:  # a chat template is a program: it may fail in any way
         raise UserError(f"{where}: the chat template fails on this prompt ({error}).") from error
-
-
-def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
-    batch: list[Row] = []
-    for row in rows:
-        batch.append(row)
-        if len(batch) == BATCH:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
 
 
 def _pool_rows(folder: Path) -> Iterator[Row]:

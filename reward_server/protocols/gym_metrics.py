@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from reward_server.verdicts import show
@@ -68,4 +68,9 @@ def _statistics(replies: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return found
 
 
-_COMPUTE = {"mean": statistics.fmean, "max": max, "min": min, "median": statistics.median}
+_COMPUTE: dict[str, Callable[[list[float]], float]] = {
+    "mean": statistics.fmean,
+    "max": max,
+    "min": min,
+    "median": statistics.median,
+}

@@ -147,9 +147,7 @@ def error_verdict(item: Item) -> Verdict:
     return Verdict(item.id, None, None, 0, None, ERROR, 0.0)
 
 
-def check_ground_truth(
-    kind: str, golds: Sequence[str], options: Sequence[tuple[str, str]] | None, match: str
-) -> bool | None:
+def check_ground_truth(kind: str, golds: Sequence[str], options: mcq.Options | None, match: str) -> bool | None:
     """True where a ground truth can be judged, False where it is `bad_gold`, None where a worker must parse it.
 
     One bad entry makes it bad: which entry a response would have met is chance.

@@ -197,14 +197,13 @@ def _matrix(inside: str, depth: int) -> Node | Fault:
 
 
 def _group(kind: str, parts: list[str], depth: int) -> Node | Fault:
-    items = tuple(_node(part, depth + 1) for part in parts)
-    for item in items:
+    items: list[Node] = []
+    for part in parts:
+        item = _node(part, depth + 1)
         if isinstance(item, Fault):
             return item
-    if kind == SET:  # {1 ± √5, -2} has three elements
-        items = tuple(
-            inner
-            for item in items
-            for inner in (item.items if isinstance(item, Group) and item.kind == EITHER else [item])
-        )
-    return Group(kind, items)
+        if kind == SET and isinstance(item, Group) and item.kind == EITHER:
+            items.extend(item.items)  # {1 ± √5, -2} has three elements
+        else:
+            items.append(item)
+    return Group(kind, tuple(items))

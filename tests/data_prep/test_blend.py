@@ -16,7 +16,7 @@ from data_prep.blend import BLOCK, BlendSampler, Draw, next_counts, permutation
 from data_prep.sources import SOURCES
 
 REPO = Path(__file__).parents[2]
-PAPER = {name: source.paper_rows for name, source in SOURCES.items()}
+PAPER = {name: source.paper_rows for name, source in SOURCES.items() if source.paper_rows}
 
 counts_and_weights = st.dictionaries(
     st.sampled_from(sorted(SOURCES)), st.tuples(st.integers(1, 400), st.floats(0.001, 10)), min_size=1

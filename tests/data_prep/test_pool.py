@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from crossthink.errors import UserError
 from data_prep.pool import GROUP_ROWS, Pool, SourceWriter, rows_file, write_manifest
-from data_prep.rows import POOL_SCHEMA, PoolRow, row_id, to_record_batch
+from data_prep.rows import POOL_SCHEMA, PoolRow, to_record_batch
 
 
 def make_row(source, n):
     kind = "mcq" if source == "mmlu_train" else "math"
     options = {"A": f"{n}", "B": "\u00e9\n\u2028"} if kind == "mcq" else None
     return PoolRow(
-        id=row_id(source, kind, f"question {n}", options),
+        id=f"{source} {n}",
         source=source,
         domain="gpr",
         kind=kind,

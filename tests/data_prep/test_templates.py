@@ -6,27 +6,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from one_of_each_kind import MATH, MCQ, OPEN
 
 import data_prep.demo
 from crossthink.errors import ConfigError
 from data_prep import templates
-from data_prep.rows import Drop, PoolRow, Question, normalise, row_id
+from data_prep.rows import Drop, PoolRow, Question, normalise, row_id, to_record_batch
 from data_prep.templates import Prompts, load_prompts
 
-MCQ = Question(
-    "mmlu_train",
-    "gpr",
-    "mcq",
-    "How many legs has a spider?",
-    options=(("A", "six"), ("B", "ten"), ("C", "eight legs")),
-    gold_label="C",
-    gold_text="eight legs",
-    meta={"licence": "MIT", "subject": ""},
-    file="x.jsonl",
-    row=3,
-)
-OPEN = Question("natural_reasoning", "gpr", "open", "Why?", answers=("because",))
-MATH = Question("math", "math", "math", "1+1?", answers=("2",), meta={"level": 2})
 LISTED = "A. six\nB. ten\nC. eight legs"
 
 DEMO = Path(data_prep.demo.__file__).parent / "prompts"
@@ -184,7 +171,7 @@ def test_render():
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": prompts.user_message(MCQ, "long")},
     ]
-    assert row.id == templates.question_id(MCQ)
+    assert row.id == row_id(MCQ)
     assert row.ground_truth == ["C. eight legs"]
     assert row.options == {"A": "six", "B": "ten", "C": "eight legs"}
     assert row.meta == '{"licence":"MIT","subject":"","file":"x.jsonl","row":3}'
@@ -192,26 +179,30 @@ def test_render():
     silent = templates.render(MATH, dataclasses.replace(prompts, system=""), "short")
     assert [message["role"] for message in silent.prompt] == ["user"]
     assert silent.options is None and silent.ground_truth == ["2"]
-    assert PoolRow.from_arrow(row.to_arrow()) == PoolRow.from_json(row.to_json()) == row
+    assert PoolRow.from_arrow(to_record_batch([row]).to_pylist()[0]) == PoolRow.from_json(row.to_json()) == row
+
+
+def id_of(source, kind, question, options):
+    return row_id(Question(source, "gpr", kind, question, options and tuple(options.items())))
 
 
 def test_the_id_is_fixed_for_good():
     # Written out: pools, rollouts and reports of other releases refer to rows by it.
-    assert row_id("math", "math", "1+1?", None) == "6c2e578d5ab02dfadf97983cc62cb7c4"
-    assert row_id("mmlu_train", "mcq", "Q?", {"A": "x", "B": "y"}) == "d489d45d4b50d4e29adffb3ed2f0f1b8"
+    assert id_of("math", "math", "1+1?", None) == "6c2e578d5ab02dfadf97983cc62cb7c4"
+    assert id_of("mmlu_train", "mcq", "Q?", {"A": "x", "B": "y"}) == "d489d45d4b50d4e29adffb3ed2f0f1b8"
 
 
 def test_what_the_id_depends_on():
-    base = row_id("s", "mcq", "What  is\nit?", {"A": "x", "B": "y"})
-    assert row_id("s", "mcq", "What is it?", {"A": "y", "B": " x"}) == base
-    assert row_id("s", "mcq", "What is it\u0301?", None) == row_id("s", "mcq", "What is i\u0074\u0301?", None)
+    base = id_of("s", "mcq", "What  is\nit?", {"A": "x", "B": "y"})
+    assert id_of("s", "mcq", "What is it?", {"A": "y", "B": " x"}) == base
+    assert id_of("s", "mcq", "What is it\u0301?", None) == id_of("s", "mcq", "What is i\u0074\u0301?", None)
     others = [
-        row_id("t", "mcq", "What is it?", {"A": "x", "B": "y"}),
-        row_id("s", "open", "What is it?", {"A": "x", "B": "y"}),
-        row_id("s", "mcq", "what is it?", {"A": "x", "B": "y"}),
-        row_id("s", "mcq", "What is it?", {"A": "x", "B": "z"}),
-        row_id("s", "mcq", "What is it?", {"A": "x y"}),
-        row_id("s", "mcq", "What is it?", None),
+        id_of("t", "mcq", "What is it?", {"A": "x", "B": "y"}),
+        id_of("s", "open", "What is it?", {"A": "x", "B": "y"}),
+        id_of("s", "mcq", "what is it?", {"A": "x", "B": "y"}),
+        id_of("s", "mcq", "What is it?", {"A": "x", "B": "z"}),
+        id_of("s", "mcq", "What is it?", {"A": "x y"}),
+        id_of("s", "mcq", "What is it?", None),
     ]
     assert len({base, *others}) == 7
     assert normalise("e\u0301  N\n") == "\u00e9 N"

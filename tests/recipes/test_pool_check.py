@@ -2,14 +2,13 @@
 
 from pathlib import Path
 
-import pyarrow as pa
 import pytest
 
 from conf.compose import resolve
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_FAILED, EXIT_USAGE, UserError
 from data_prep.pool import SourceWriter, rows_file, write_manifest
-from data_prep.rows import POOL_SCHEMA, PoolRow
+from data_prep.rows import PoolRow, to_record_batch
 from recipes import train
 
 
@@ -18,9 +17,9 @@ def pool(tmp_path: Path) -> Path:
     """Nine rows of one source of each kind, prepared with the long answer template."""
     facts = {"syn_qa": ("gpr", "mcq", 4), "natural_reasoning": ("gpr", "open", 2), "math": ("math", "math", 3)}
     for source, (domain, kind, rows) in facts.items():
-        made = [PoolRow(str(n), source, domain, kind, "q", None, ["x"], []).to_arrow() for n in range(rows)]
+        made = [PoolRow(str(n), source, domain, kind, "q", None, ["x"], []) for n in range(rows)]
         with SourceWriter(tmp_path / rows_file(source)) as writer:
-            writer.add(pa.RecordBatch.from_pylist(made, schema=POOL_SCHEMA))
+            writer.add(to_record_batch(made))
     templates = {"question_template": "mixed", "answer_template": "long"}
     write_manifest(tmp_path, {source: rows for source, (_, _, rows) in facts.items()}, {"config": templates})
     return tmp_path

@@ -16,6 +16,7 @@ from recipes import report
 from recipes.reporting import text as words
 from recipes.reporting.examples import pick_examples
 from recipes.reporting.facts import facts
+from recipes.reporting.page import Flips
 from recipes.reporting.run_data import read_run
 from recipes.reporting.statistics import wilson
 from recipes.rl.evaluation import summarise
@@ -72,6 +73,14 @@ def test_the_same_run_gives_the_same_bytes(tmp_path):
         report.result_plot(run, tmp_path / f"{name}.png")
     picture = (tmp_path / "one.png").read_bytes()
     assert picture == (tmp_path / "other.png").read_bytes() and picture.startswith(b"\x89PNG")
+
+
+def test_the_interval_of_the_gain_is_that_of_the_paired_differences():
+    gained = Flips(count=200, won=70, lost=20, right=60, wrong=50)
+    spread = math.sqrt(90 / 200 - 0.25**2)
+    expected = (0.25 - 1.96 * spread / math.sqrt(200), 0.25 + 1.96 * spread / math.sqrt(200))
+    assert gained.interval == pytest.approx(expected, abs=0.01)
+    assert Flips(5, 5, 0, 0, 0).interval == (1.0, 1.0)  # every difference is the same: no spread
 
 
 def test_without_evaluations(tmp_path):

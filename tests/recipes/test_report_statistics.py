@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from recipes.reporting.statistics import apart, means_of, paired_interval, smooth, wilson, window
+from recipes.reporting.statistics import apart, means_of, smooth, wilson, window
 
 Z = 1.96  # rounded, as in textbooks
 
@@ -32,22 +32,6 @@ def test_wilson_is_the_score_test_turned_round(share):
             assert abs(share - end) == pytest.approx(Z * math.sqrt(end * (1 - end) / 50), abs=1e-4)
     mirrored = wilson(1 - share, 50)
     assert wilson(share, 50) == pytest.approx((1 - mirrored[1], 1 - mirrored[0]))
-
-
-def test_paired_interval():
-    low, high = paired_interval(40, 10, 100)
-    assert low == pytest.approx(0.3 - 1.96 * math.sqrt(50 - 9) / 100, abs=1e-4) and low + high == pytest.approx(0.6)
-    assert paired_interval(0, 0, 5) == (0.0, 0.0)
-    assert paired_interval(5, 0, 5) == (1.0, 1.0)  # every difference is the same: no spread
-    assert paired_interval(10, 10, 100) == pytest.approx((-Z * math.sqrt(20) / 100, Z * math.sqrt(20) / 100), abs=1e-4)
-
-
-def test_paired_interval_is_that_of_the_mean_difference():
-    differences = [1] * 7 + [-1] * 2 + [0] * 11
-    mean = sum(differences) / 20
-    spread = math.sqrt(sum((d - mean) ** 2 for d in differences) / 20)
-    expected = (mean - Z * spread / math.sqrt(20), mean + Z * spread / math.sqrt(20))
-    assert paired_interval(7, 2, 20) == pytest.approx(expected, abs=1e-4)
 
 
 def test_apart():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from recipes.run_files import read_lines, rollout_file
+from recipes.run_files import read_lines, rollout_file, tail
 
 
 def test_lines_come_back(tmp_path):
@@ -24,3 +24,12 @@ def test_a_last_line_that_was_cut_off_is_left_out(tmp_path, cut):
 
 def test_the_file_of_a_step(tmp_path):
     assert rollout_file(tmp_path, 7) == tmp_path / "rollouts" / "step_000007.jsonl"
+
+
+def test_the_end_of_a_log(tmp_path):
+    log = tmp_path / "run.log"
+    assert tail(log) == "(it said nothing)"
+    log.write_text("\n \n", "utf-8")
+    assert tail(log) == "(it said nothing)"
+    log.write_text("".join(f"line {n}\n" for n in range(20)) + "\n", "utf-8")
+    assert tail(log) == "\n".join(f"line {n}" for n in range(5, 20)) and tail(log, lines=1) == "line 19"

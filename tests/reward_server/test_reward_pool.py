@@ -163,10 +163,10 @@ def test_a_worker_that_never_comes_back_is_an_error_not_a_zero():
 def test_the_nursery_may_die_too():
     async def run():
         async with new_pool(2, deadline_s=5.0) as pool:
-            first = pool.nursery_pid
+            first = pool._nursery.pid
             os.kill(first, signal.SIGKILL)
             verdicts = await judge_batch([root(n) for n in range(8)], "equivalent", pool)
-            return verdicts, first, pool.nursery_pid
+            return verdicts, first, pool._nursery.pid
 
     verdicts, first, second = run_async(run())
     assert {verdict.status for verdict in verdicts} == {CORRECT} and second not in (None, first)

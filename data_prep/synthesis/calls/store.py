@@ -96,8 +96,7 @@ class AnswerStore:
             used: what is added to the spending.
             seconds: from the first try to the outcome.
         """
-        failed = isinstance(outcome, Failed)
-        reason, text = (outcome.reason, outcome.said) if failed else (None, outcome.text)
+        reason, text = (outcome.reason, outcome.said) if isinstance(outcome, Failed) else (None, outcome.text)
         counts = (used.prompt_tokens, used.completion_tokens)
         with self._named(), self._transaction():
             self._opened.execute(PUT, (key, purpose, model, reason, text, *counts, seconds, time.time()))

@@ -80,20 +80,7 @@ def nemo_config(
     """
     return {
         "cluster_type": RANKS_FROM_ENVIRONMENT if sizes.nodes * sizes.local > 1 else None,
-        "trainer": {
-            "num_nodes": sizes.nodes,
-            "devices": sizes.local,
-            "accelerator": "gpu" if gpu else "cpu",
-            "precision": "bf16" if precision.dtype == "bfloat16" else 32,
-            "gradient_clip_val": optimizer.clip_grad,
-            SECTION: {},
-            # Our loop trains, logs and decides when to save.
-            "logger": False,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "use_distributed_sampler": False,
-            "max_epochs": -1,
-        },
+        "trainer": _trainer(sizes, optimizer, precision, gpu),
         "exp_manager": {
             "log_tflops_per_sec_per_gpu": False,
             "checkpoint_callback_params": {"async_save": False},
@@ -136,6 +123,23 @@ def critic_config(nemo: dict[str, Any], *, offload: bool) -> dict[str, Any]:
         "offload_adam_states": offload,
     }
     return nemo | {"model": {key: value for key, value in nemo["model"].items() if key != SECTION} | own}
+
+
+def _trainer(sizes: Sizes, optimizer: OptimizerConfig, precision: Precision, gpu: bool) -> dict[str, Any]:
+    return {
+        "num_nodes": sizes.nodes,
+        "devices": sizes.local,
+        "accelerator": "gpu" if gpu else "cpu",
+        "precision": "bf16" if precision.dtype == "bfloat16" else 32,
+        "gradient_clip_val": optimizer.clip_grad,
+        SECTION: {},
+        # Our loop trains, logs and decides when to save.
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "use_distributed_sampler": False,
+        "max_epochs": -1,
+    }
 
 
 def _training(sizes: Sizes, settings: ActorConfig, precision: Precision, gpu: bool) -> dict[str, Any]:

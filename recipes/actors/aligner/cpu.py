@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from recipes.actors.aligner.patches import Change, Patch, Proxy, after_loading_any, apply_patches
+from recipes.actors.aligner.patches import Change, Loaded, Patch, Proxy, after_loading_any, apply_patches
 
 PACKAGES = ("megatron.core", "nemo", "nemo_aligner")
 CPU = torch.device("cpu")
@@ -46,7 +46,7 @@ def redirect_to_cpu() -> bool:
     return True
 
 
-def _see_proxy(module: types.ModuleType) -> None:
+def _see_proxy(module: Loaded) -> None:
     if module.__dict__.get("torch") is torch:
         module.torch = TORCH
 
@@ -70,7 +70,7 @@ def _on_cpu(factory: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]
     return make
 
 
-def _tensor_cuda(real: types.ModuleType) -> None:
+def _tensor_cuda(real: Loaded) -> None:
     real.Tensor.cuda = lambda self, *args, **kwargs: self
 
 
@@ -97,19 +97,19 @@ def _cuda_types(function: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def _types_of_parameters(module: types.ModuleType) -> None:
+def _types_of_parameters(module: Loaded) -> None:
     module.DistributedOptimizer.__init__ = _cuda_types(module.DistributedOptimizer.__init__)
 
 
-def _types_of_gradients(module: types.ModuleType) -> None:
+def _types_of_gradients(module: Loaded) -> None:
     module.clip_grad_by_total_norm_fp32 = _cuda_types(module.clip_grad_by_total_norm_fp32)
 
 
-def _random_state(module: types.ModuleType) -> None:
+def _random_state(module: Loaded) -> None:
     module._set_cuda_rng_state = lambda state, *args: torch.set_rng_state(state)
 
 
-def _strategy_without_apex(module: types.ModuleType) -> None:
+def _strategy_without_apex(module: Loaded) -> None:
     from nemo.core.optim.mcore_optim import McoreDistributedOptimizer
 
     module.HAVE_APEX = True
@@ -117,11 +117,11 @@ def _strategy_without_apex(module: types.ModuleType) -> None:
     module.McoreDistributedOptimizer = McoreDistributedOptimizer
 
 
-def _no_bert_models(module: types.ModuleType) -> None:
+def _no_bert_models(module: Loaded) -> None:
     module.get_megatron_pretrained_bert_models = list
 
 
-def _layers_of_megatron_core(module: types.ModuleType) -> None:
+def _layers_of_megatron_core(module: Loaded) -> None:
     def get_specs(name: str, *args: Any, **kwargs: Any) -> Any:
         if name:
             raise ValueError(f"model.name={name!r} chooses layers that are GPU kernels; without CUDA leave it empty.")
@@ -130,30 +130,30 @@ def _layers_of_megatron_core(module: types.ModuleType) -> None:
     module.get_specs = get_specs
 
 
-def _norm_without_apex(module: types.ModuleType) -> None:
+def _norm_without_apex(module: Loaded) -> None:
     from megatron.core import utils
 
     module.amp_C = types.SimpleNamespace(multi_tensor_l2norm=utils.local_multi_tensor_l2_norm)
     module.multi_tensor_applier = utils.local_multi_tensor_applier
 
 
-def _attributes_without_apex(module: types.ModuleType) -> None:
+def _attributes_without_apex(module: Loaded) -> None:
     from megatron.core.tensor_parallel import layers
 
     name = "set_defaults_if_not_set_tensor_model_parallel_attributes"
     setattr(module, name, getattr(layers, name))
 
 
-def _groups_without_apex(module: types.ModuleType) -> None:
+def _groups_without_apex(module: Loaded) -> None:
     module.FusedLayerNorm = module.FastLayerNorm = module.MixedFusedRMSNorm = (torch.nn.LayerNorm, torch.nn.RMSNorm)
     module.listify_model = lambda model: model if isinstance(model, list) else [model]
 
 
-def _model_stays(module: types.ModuleType) -> None:
+def _model_stays(module: Loaded) -> None:
     module.ModelPT.cuda = lambda self, device=None: self
 
 
-def _gather_of_a_number(module: types.ModuleType) -> None:
+def _gather_of_a_number(module: Loaded) -> None:
     def all_gather_into_tensor(output: torch.Tensor, one: torch.Tensor, **kwargs: Any) -> Any:
         return torch.distributed.all_gather_into_tensor(output, one.reshape(-1), **kwargs)
 

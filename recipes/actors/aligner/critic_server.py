@@ -58,7 +58,7 @@ class CriticServer(CriticServerTrainer):
             *(Tensor(name=name, shape=(-1, -1), dtype=np.float32) for name in PER_TOKEN.values()),
             Tensor(name="lr", shape=(1,), dtype=np.float64),
         )
-        self.train_outputs = (
+        self.train_outputs: tuple[Tensor, ...] = (
             *self.train_outputs,
             Tensor(name="grad_norm", shape=(1,), dtype=np.float64),
             Tensor(name="sums", shape=(1,), dtype=bytes),

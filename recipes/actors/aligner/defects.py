@@ -38,7 +38,7 @@ from typing import Any
 
 import torch
 
-from recipes.actors.aligner.patches import Change, Patch, Proxy, apply_patches
+from recipes.actors.aligner.patches import Change, Loaded, Patch, Proxy, apply_patches
 
 BIND_ADDRESS = "127.0.0.1"
 """What the critic's server binds, where the environment variable CROSSTHINK_CRITIC_HOST names nothing else."""
@@ -58,7 +58,7 @@ def work_round_defects() -> None:
     apply_patches("defects", DEFECTS, before=("megatron.core", "nemo", "nemo_aligner"))
 
 
-def _without_tensorrt_llm(_: types.ModuleType) -> None:
+def _without_tensorrt_llm(_: Loaded) -> None:
     if importlib.util.find_spec("tensorrt_llm") is not None:
         return
 
@@ -69,11 +69,11 @@ def _without_tensorrt_llm(_: types.ModuleType) -> None:
             )
 
     stand_in = types.ModuleType(TRT_LLM)
-    stand_in.GPTGenerateTRTLLM = GPTGenerateTRTLLM
+    vars(stand_in)["GPTGenerateTRTLLM"] = GPTGenerateTRTLLM
     sys.modules[TRT_LLM] = stand_in
 
 
-def _outside_of_containers(module: types.ModuleType) -> None:
+def _outside_of_containers(module: Loaded) -> None:
     enable = module.MegatronBaseModel._enable_nvidia_optimizations
 
     def enable_in_container(self: Any) -> None:
@@ -83,7 +83,7 @@ def _outside_of_containers(module: types.ModuleType) -> None:
     module.MegatronBaseModel._enable_nvidia_optimizations = enable_in_container
 
 
-def _writer_of_newer_torch(module: types.ModuleType) -> None:
+def _writer_of_newer_torch(module: Loaded) -> None:
     from torch.distributed.checkpoint import filesystem
 
     def write_item(stream: Any, data: Any, item: Any, storage_key: str) -> Any:
@@ -93,7 +93,7 @@ def _writer_of_newer_torch(module: types.ModuleType) -> None:
     module._write_item = write_item
 
 
-def _load_configs(module: types.ModuleType) -> None:
+def _load_configs(module: Loaded) -> None:
     """A checkpoint's common part holds the model's config. Its classes are allowed by name, everything else is not."""
     from omegaconf import AnyNode, DictConfig, ListConfig
     from omegaconf.base import ContainerMetadata, Metadata
@@ -107,7 +107,7 @@ def _load_configs(module: types.ModuleType) -> None:
     module.torch = Proxy(module.torch, load=load)
 
 
-def _steps_of_adam(module: types.ModuleType) -> None:
+def _steps_of_adam(module: Loaded) -> None:
     """torch's Adam counts steps per parameter, and megatron-core would shard that: kept per group, as by apex."""
     shard = module.optim_state_to_sharding_state
     strategy = module.NLPDDPStrategy
@@ -134,7 +134,7 @@ def _steps_of_adam(module: types.ModuleType) -> None:
 
 
 def _no_offload_for_mcore(name: str) -> Change:
-    def change(module: types.ModuleType) -> None:
+    def change(module: Loaded) -> None:
         kind = getattr(module, name)
         offload = kind.offload_adam_states
 
@@ -147,7 +147,7 @@ def _no_offload_for_mcore(name: str) -> Change:
     return change
 
 
-def _rewards_per_sample(module: types.ModuleType) -> None:
+def _rewards_per_sample(module: Loaded) -> None:
     kind = module.MegatronGPTReinforceActorModel
     get = kind.get_loss_and_metrics
 
@@ -159,7 +159,7 @@ def _rewards_per_sample(module: types.ModuleType) -> None:
 
 
 def _say_where_nothing_ended(name: str) -> Change:
-    def change(module: types.ModuleType) -> None:
+    def change(module: Loaded) -> None:
         kind = getattr(module, name)
         get = kind.get_loss_and_metrics
 
@@ -176,7 +176,7 @@ def _say_where_nothing_ended(name: str) -> Change:
     return change
 
 
-def _mean_of_nothing(module: types.ModuleType) -> None:
+def _mean_of_nothing(module: Loaded) -> None:
     """The server fills a batch up with sequences that the mask takes out; a micro-batch of these has no mean."""
     mean = module.masked_mean
 
@@ -186,7 +186,7 @@ def _mean_of_nothing(module: types.ModuleType) -> None:
     module.masked_mean = masked_mean
 
 
-def _generate_with_mcore(module: types.ModuleType) -> None:
+def _generate_with_mcore(module: Loaded) -> None:
     kind = module.GPTModelTextGenerationStrategy
     construct = kind.__init__
 
@@ -198,7 +198,7 @@ def _generate_with_mcore(module: types.ModuleType) -> None:
     kind.__init__ = constructed
 
 
-def _values_alone(module: types.ModuleType) -> None:
+def _values_alone(module: Loaded) -> None:
     infer = module.run_distributed_inference
 
     def run_distributed_inference(inputs: Any = None, infer_fn: Any = None) -> tuple[Any, Any]:
@@ -208,11 +208,11 @@ def _values_alone(module: types.ModuleType) -> None:
     module.run_distributed_inference = run_distributed_inference
 
 
-def _bind_loopback(module: types.ModuleType) -> None:
+def _bind_loopback(module: Loaded) -> None:
     module.ENDPOINT_BIND_ADDRESS = os.environ.get("CROSSTHINK_CRITIC_HOST", BIND_ADDRESS)
 
 
-def _shorter_timeouts(module: types.ModuleType) -> None:
+def _shorter_timeouts(module: Loaded) -> None:
     client = module.FuturesModelClient
 
     def with_timeouts(url: str, name: str, **_: float) -> Any:
@@ -221,7 +221,7 @@ def _shorter_timeouts(module: types.ModuleType) -> None:
     module.FuturesModelClient = with_timeouts
 
 
-def _libpython(_: types.ModuleType) -> None:
+def _libpython(_: Loaded) -> None:
     from reward_server.protocols.aligner_server import find_libpython
 
     find_libpython()

@@ -58,7 +58,7 @@ class _ConfigReads(ast.NodeVisitor):
                 if (key := self._key(node.value)) is not None:
                     self.aliases[target.id] = key
 
-    def visit_Attribute(self, node: ast.Attribute) -> None:
+    def visit_Attribute(self, node: ast.Attribute | ast.Subscript) -> None:
         if isinstance(node.ctx, ast.Load):
             self._note(self._key(node), node)
         self.generic_visit(node)
@@ -126,7 +126,7 @@ def dataclass_keys(source: str, name: str, prefix: str, skip: Collection[str] = 
 
     found: dict[str, int] = {}
     for field in fields(classes[name]):
-        if (key := field.target.id) in skip or key.startswith("_"):
+        if (key := ast.unparse(field.target)) in skip or key.startswith("_"):
             continue
         found[f"{prefix}.{key}"] = field.lineno
         for part in ast.walk(field.annotation):
@@ -154,7 +154,9 @@ def literal_keys(source: str, function: str, variable: str) -> set[str]:
     """Keys of a dictionary that a function writes down: what it computes, whatever a config says."""
     owner = next(n for n in ast.walk(ast.parse(source)) if isinstance(n, ast.FunctionDef) and n.name == function)
     for node in ast.walk(owner):
-        if isinstance(node, ast.Assign) and [ast.unparse(target) for target in node.targets] == [variable]:
+        if not isinstance(node, ast.Assign) or not isinstance(node.value, ast.Dict):
+            continue
+        if [ast.unparse(target) for target in node.targets] == [variable]:
             return {word for key in node.value.keys if (word := _word(key)) is not None}
     raise ValueError(f"{function} has no dictionary named {variable}")
 
@@ -187,10 +189,11 @@ def _join(above: str | None, word: str | None) -> str | None:
 def _line(node: ast.expr) -> int:
     """The line that the key itself stands on, in an expression over several lines."""
     if isinstance(node, ast.Attribute):
-        return node.end_lineno
+        return node.end_lineno or node.lineno
     if isinstance(node, ast.Subscript):
         return node.slice.lineno
     if isinstance(node, ast.Compare):
         return node.left.lineno
-    words = [argument for argument in node.args if _word(argument) is not None]
+    arguments = node.args if isinstance(node, ast.Call) else []
+    words = [argument for argument in arguments if _word(argument) is not None]
     return words[0].lineno if words else node.lineno

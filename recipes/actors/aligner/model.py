@@ -35,12 +35,14 @@ Batch = tuple[Sequence[TokenizedSample], LossFunction]
 
 
 class OwnLoss:
-    """What each of Aligner's models gets from this project. `passes` is set by the owner.
+    """What each of Aligner's models gets from this project. `passes` is set by the owner, `model` and `cfg` by NeMo.
 
     What stays Aligner's: how the model is built and wrapped, what comes before and after a step, gradient reduction and
     clipping, the optimizers, checkpoints.
     """
 
+    model: GPTModel | Float16Module
+    cfg: DictConfig
     passes: Passes
     phase = "train"
     """What messages call the training passes."""
@@ -68,7 +70,7 @@ class OwnLoss:
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """As NeMo's, with the config in plain types, so that it loads with `weights_only=True`."""
-        super().on_save_checkpoint(checkpoint)
+        super().on_save_checkpoint(checkpoint)  # type: ignore[misc]  # of the class beside this one
         checkpoint["hyper_parameters"] = OmegaConf.to_container(OmegaConf.create(checkpoint["hyper_parameters"]))
 
     def _build_tokenizer(self) -> None:
@@ -106,7 +108,7 @@ class Trained:
         config: Mapping[str, Any],
         load: Callable[[GPTModel], None],
         with_reference: bool,
-        kind: type[OwnLoss] = PolicyModel,
+        kind: Callable[[DictConfig, Any], Any] = PolicyModel,
     ) -> None:
         """
         Args:

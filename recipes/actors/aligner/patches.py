@@ -13,9 +13,18 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from types import ModuleType
-from typing import Any
+from typing import Any, Protocol
 
-Change = Callable[[ModuleType], None]
+
+class Loaded(Protocol):
+    """A module that has been loaded, as those see it who replace names in it."""
+
+    def __getattr__(self, name: str, /) -> Any: ...
+
+    def __setattr__(self, name: str, value: Any, /) -> None: ...
+
+
+Change = Callable[[Loaded], None]
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,8 @@ class _Finder(importlib.abc.MetaPathFinder):
             return None
         spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
         if spec is not None and isinstance(spec.loader, importlib.machinery.SourceFileLoader):
-            spec.loader.exec_module = functools.partial(_execute, spec.loader.exec_module, changes)
+            execute = functools.partial(_execute, spec.loader.exec_module, changes)
+            spec.loader.exec_module = execute  # type: ignore[method-assign]
         return spec
 
 

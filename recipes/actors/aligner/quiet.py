@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
-from types import ModuleType
 
-from recipes.actors.aligner.patches import after_loading
+from recipes.actors.aligner.patches import Loaded, after_loading
 
 LIBRARIES = ("megatron", "nemo", "nemo_aligner", "lightning", "pytriton")
 
@@ -26,6 +25,6 @@ def quiet_nemo() -> None:
     after_loading("nemo.utils", _quiet_log)
 
 
-def _quiet_log(module: ModuleType) -> None:
+def _quiet_log(module: Loaded) -> None:
     module.logging.setLevel(logging.ERROR)
     module.logging.captureWarnings(False)

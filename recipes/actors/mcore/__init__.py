@@ -1,0 +1,1 @@
+"""What both engines share of megatron-core: mesh, layout of the weights, passes, checkpoints."""

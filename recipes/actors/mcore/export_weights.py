@@ -118,13 +118,6 @@ def write_hf_weights(
     dist.barrier()
 
 
-def write_hf_model(folder: Path, model: GPTModel, layout: WeightLayout, options: ExportOptions, like: Path) -> None:
-    """Write the weights of a model that stands in its ranks' memory. See `write_hf_weights`."""
-    mine = local_parameters(model)
-    dtype = next(iter(mine.values())).dtype
-    write_hf_weights(folder, layout, lambda parameter: mine[parameter.name], lambda parameter: dtype, options, like)
-
-
 def _pieces(
     layout: WeightLayout, local: Callable[[Parameter], Tensor], dtype_of: Callable[[Parameter], torch.dtype]
 ) -> Iterator[tuple[Parameter, int, Tensor]]:

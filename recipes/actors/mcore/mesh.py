@@ -33,22 +33,27 @@ class Mesh:
 
     @property
     def tensor_group(self) -> ProcessGroup:
+        """Ranks that hold slices of the same layers for the same data."""
         return parallel_state.get_tensor_model_parallel_group()
 
     @property
     def pipeline_group(self) -> ProcessGroup:
+        """Ranks that hold the stages of one copy of the model, first stage first."""
         return parallel_state.get_pipeline_model_parallel_group()
 
     @property
     def data_group(self) -> ProcessGroup:
+        """Ranks that hold the same weights for different data."""
         return parallel_state.get_data_parallel_group()
 
     @property
     def is_first_stage(self) -> bool:
+        """Whether this rank holds the embedding."""
         return self.stage == 0
 
     @property
     def is_last_stage(self) -> bool:
+        """Whether this rank holds the head, and so computes the loss."""
         return self.stage == self.pipeline - 1
 
     def global_rank_of_stage(self, stage: int) -> int:

@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16")
 
 # actor.fp8 -> the format and recipe of megatron-core, which names Transformer Engine's: DelayedScaling,
 # Float8CurrentScaling, Float8BlockScaling. hybrid is E4M3 forward and E5M2 for gradients; blocks need no wider range.
-_FP8_RECIPES = {
+_FP8_RECIPES: dict[str, dict[str, str | int]] = {
     "delayed": {"fp8": "hybrid", "fp8_recipe": "delayed", "fp8_amax_history_len": 1024, "fp8_amax_compute_algo": "max"},
     "current": {"fp8": "hybrid", "fp8_recipe": "tensorwise"},
     "blockwise": {"fp8": "e4m3", "fp8_recipe": "blockwise"},

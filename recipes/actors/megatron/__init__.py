@@ -1,0 +1,1 @@
+"""Policy and critic on megatron-core 0.16.1: the default engine."""

@@ -82,7 +82,7 @@ def _coalesced(collective: Callable[..., Any]) -> Callable[..., Any]:
             _open_block[-1].append(work)
         return work
 
-    start._runs_on_cpu = True
+    vars(start)["_runs_on_cpu"] = True
     return start
 
 
@@ -149,7 +149,7 @@ def _wrap(owner: Any, name: str) -> None:
         with _tensors_pass_as_cuda():
             return function(*args, **kwargs)
 
-    wrapped._runs_on_cpu = True
+    vars(wrapped)["_runs_on_cpu"] = True
     setattr(owner, name, wrapped)
 
 
@@ -187,5 +187,5 @@ def redirect_to_cpu() -> bool:
             setattr(param_and_grad_buffer, name, _coalesced(collective))
     for name, module in list(sys.modules.items()):
         if name.startswith("megatron.core") and getattr(module, "torch", None) is torch:
-            module.torch = _PROXY
+            vars(module)["torch"] = _PROXY
     return True

@@ -87,14 +87,17 @@ class Split:
 
     @property
     def gpus(self) -> int:
+        """Of actor and rollout together."""
         return self.actor + self.rollout
 
     @property
     def data(self) -> int:
+        """Data-parallel ranks of the actor."""
         return self.actor // (self.tensor * self.pipeline)
 
     @property
     def servers(self) -> int:
+        """Rollout servers; on the actor's GPUs where none are set aside."""
         return (self.rollout or self.actor) // self.server_gpus
 
 

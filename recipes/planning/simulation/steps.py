@@ -150,6 +150,7 @@ class StepTimes:
 
     @property
     def total(self) -> float:
+        """Seconds of the phases, one after another."""
         return self.rollout + self.reward + self.log_probs + self.train + self.refit + self.switch
 
 
@@ -288,9 +289,9 @@ def phase_s(actor: ActorSpeed, one_pass: SamplePass, batch: Batch) -> tuple[floa
     lengths = np.sort(batch.lengths, axis=None)[::-1]
     if len(lengths) < actor.data:
         raise ValueError(f"batch: {len(lengths)} samples; data={actor.data} data-parallel ranks need one each")
-    rounds = np.zeros(-(-len(lengths) // actor.data) * actor.data, dtype=np.int64)
-    rounds[: len(lengths)] = lengths
-    rounds = rounds.reshape(-1, actor.data)
+    padded = np.zeros(-(-len(lengths) // actor.data) * actor.data, dtype=np.int64)
+    padded[: len(lengths)] = lengths
+    rounds = padded.reshape(-1, actor.data)
     seconds = np.where(rounds > 0, one_pass.seconds(rounds), 0.0).sum(axis=0)
     tokens = (rounds + np.where(rounds > 0, batch.prompt_tokens, 0)).sum(axis=0)
     micro_batches = np.ceil(tokens / actor.micro_batch_tokens)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import httpx
@@ -252,7 +253,7 @@ class Asking:
         now = time.monotonic()
         for server in self._servers:
             if server.down and not server.left_out and server.look_at <= now and server.url not in self._looks:
-                self._looks[server.url] = self._start(self._look(server), lambda url=server.url: self._looks.pop(url))
+                self._looks[server.url] = self._start(self._look(server), partial(self._looks.pop, server.url))
 
     async def _look(self, server: Server) -> None:
         lost = False

@@ -6,29 +6,14 @@ import asyncio
 import contextlib
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 import httpx
 
 from crossthink.errors import UserError
 from recipes.rollout.client.asking import Asking, Counters, Terms
-from recipes.rollout.client.servers import (
-    Server,
-    decoded,
-    describe,
-    detail,
-    known_against,
-    problem_of,
-    say,
-)
+from recipes.rollout.client.servers import Server, describe, say
 from recipes.rollout.interface import Request, Response, SamplingParams
-
-INFO_S = 30.0
-"""Seconds in which a server must say what it is."""
-POLL_S = 0.2
-INFO_BYTES = 64 * 2**20
 
 
 class RolloutClient:
@@ -146,70 +131,6 @@ class RolloutClient:
         finally:
             self._busy.release()
 
-    def info(self, url: str) -> dict[str, Any]:
-        """What a server says of itself: the reply of its GET /v1/refit.
-
-        Raises:
-            UserError: it does not answer, or is no rollout server.
-        """
-        server = self._server(url)
-        try:
-            status, content = self._get(server, "/v1/refit", INFO_S)
-        except httpx.TransportError as error:
-            raise UserError(f"Rollout server {server.name}: {describe(error)}.") from error
-        fields = decoded(content)
-        if status != 200 or "engine" not in fields:
-            raise UserError(f"Rollout server {server.name}: GET /v1/refit answered {status}: {detail(content)}")
-        return fields
-
-    def infos(self) -> dict[str, dict[str, Any]]:
-        """`info` of every server that answers, by address. Those that do not are named on stderr and left out.
-
-        Raises:
-            UserError: none answers.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        failures: list[str] = []
-        for url in self.urls:
-            try:
-                found[url] = self.info(url)
-            except UserError as error:
-                failures.append(str(error))
-        if not found:
-            raise UserError("No rollout server answers. " + " ".join(failures))
-        for failure in failures:
-            say(failure)
-        return found
-
-    def wait_ready(self, patience_s: float) -> list[str]:
-        """Wait until every server answers /healthz, with or without weights.
-
-        One that still does not after `patience_s` seconds is named on stderr and marked down, as later calls may find
-        it well again.
-
-        Returns:
-            Addresses of those that answer.
-
-        Raises:
-            UserError: none does; names each and why.
-        """
-        end = time.monotonic() + patience_s
-        missing = list(self._servers)
-        while True:
-            missing = [server for server in missing if not self._answers(server)]
-            if not missing or time.monotonic() >= end:
-                break
-            time.sleep(POLL_S)
-        if len(missing) == len(self._servers):
-            raise UserError(
-                f"No rollout server answers after {patience_s:g} s ({known_against(missing)}). Start one with "
-                "`crossthink serve-rollout`, or check rollout.url=."
-            )
-        for server in missing:
-            server.down = True
-            say(f"rollout server {server.name} does not answer: {server.error}; going on without it")
-        return [server.url for server in self._servers if server not in missing]
-
     def stats(self) -> dict[str, float]:
         """Totals since the client was made.
 
@@ -252,32 +173,3 @@ class RolloutClient:
             with self._ending:
                 self._cancel = None
             loop.close()
-
-    def _answers(self, server: Server) -> bool:
-        try:
-            status, content = self._get(server, "/healthz", self._terms.connect_s)
-        except httpx.TransportError as error:
-            server.error = describe(error)
-            return False
-        server.error = problem_of(status, content, None)
-        return status == 200 and "engine" in decoded(content)
-
-    def _get(self, server: Server, path: str, limit_s: float) -> tuple[int, bytes]:
-        """Status and body of one request."""
-        end = time.monotonic() + limit_s
-        timeout = httpx.Timeout(limit_s, connect=min(limit_s, self._terms.connect_s))
-        content = bytearray()
-        with (
-            httpx.Client(headers=self._terms.headers, timeout=timeout, trust_env=False) as http,
-            http.stream("GET", server.url + path, headers={"Accept-Encoding": "identity"}) as reply,
-        ):
-            for part in reply.iter_raw():
-                content += part
-                if time.monotonic() > end:
-                    raise httpx.ReadTimeout("the reply did not end")
-                if len(content) > INFO_BYTES:
-                    raise httpx.ReadError(f"the reply is longer than {INFO_BYTES >> 20} MiB")
-        return reply.status_code, bytes(content)
-
-    def _server(self, url: str) -> Server:
-        return next(server for server in self._servers if server.url == url.rstrip("/"))

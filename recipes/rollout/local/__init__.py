@@ -1,0 +1,1 @@
+"""Our engine: continuous batching over the modules of transformers."""

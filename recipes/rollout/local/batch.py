@@ -51,6 +51,19 @@ class Batch:
     is read once, and its samples copy it, whenever they come. All rows then go on by a token a step.
     """
 
+    _lengths: np.ndarray
+    _drawn: np.ndarray
+    _budgets: np.ndarray
+    _next_ids_r: Tensor
+    _positions_r: Tensor
+    _starts_r: Tensor
+    _uniform_ru: Tensor
+    _ids_rt: Tensor
+    _log_probs_rt: Tensor
+    _spans: list[tuple[int, int]]
+    _kinds: list[tuple[SamplingParams, Tensor, Tensor]]
+    _sorted_at: int
+
     def __init__(self, cache: RowCache, device: torch.device) -> None:
         """An empty batch."""
         self.cache = cache
@@ -235,8 +248,8 @@ class Batch:
         self._next_ids_r, self._positions_r, self._starts_r = (empty(torch.int64, 0) for _ in range(3))
         self._uniform_ru = empty(torch.float64, 0, UNIFORMS)
         self._ids_rt, self._log_probs_rt = empty(torch.int64, 0, 0), empty(torch.float32, 0, 0)
-        self._spans: list[tuple[int, int]] = []
-        self._kinds: list[tuple[SamplingParams, Tensor, Tensor]] = []
+        self._spans = []
+        self._kinds = []
         self._sorted_at = self._step - SORT_EVERY
         self._changed = True
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,16 +9,11 @@ from torch import Tensor
 from recipes.rollout.interface import Request, SamplingParams
 
 
-def uniforms(requests: Sequence[Request], params: SamplingParams) -> Tensor:
-    """One uniform number for every token that could be drawn: float64 [requests, max_tokens].
+def stream(request: Request, params: SamplingParams) -> np.random.Generator:
+    """Where a sample's uniform numbers come from, one a token; in as many portions as the caller likes.
 
     Counter-based (Philox), keyed by (seed, step, prompt, sample): any rank, batch or restart draws the same numbers.
     """
-    return torch.from_numpy(np.stack([stream(request, params).random(params.max_tokens) for request in requests]))
-
-
-def stream(request: Request, params: SamplingParams) -> np.random.Generator:
-    """Where a sample's uniform numbers come from, one a token; in as many portions as the caller likes."""
     key = (params.seed, params.step, request.prompt, request.sample)
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 

@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import closing
 from pathlib import Path
@@ -123,14 +123,14 @@ class LocalServed:
             await asyncio.to_thread(self._thread.join, STOP_S)
         self._joined.close()
 
-    def generate(self, requests: Sequence[Request], params: SamplingParams) -> AsyncIterator[Found]:
+    def generate(self, requests: Sequence[Request], params: SamplingParams) -> AsyncGenerator[Found, None]:
         """See `ServedEngine.generate`."""
         for request in requests:
             self.limits.check(request, params)
             self.engine.check(request, params)
         return self._generate(requests, params)
 
-    async def _generate(self, requests: Sequence[Request], params: SamplingParams) -> AsyncIterator[Found]:
+    async def _generate(self, requests: Sequence[Request], params: SamplingParams) -> AsyncGenerator[Found, None]:
         asked = _Asked(requests, params)
         self._order(asked)
         left = len(requests)

@@ -106,7 +106,7 @@ class Channel:
             group.abort()
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """What an error of torch says, without its stack."""
     return str(error).strip().partition("\n")[0]
 

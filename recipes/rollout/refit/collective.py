@@ -233,6 +233,7 @@ class CollectiveReader:
             for piece in message.pieces:
                 target = self._landing[piece.spec[0]][0]
                 if not piece.direct:
+                    assert message.buffer is not None
                     piece.part(target).copy_(message.buffer[taken : taken + piece.bytes])
                     taken += piece.bytes
                 if piece.is_last:

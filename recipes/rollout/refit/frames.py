@@ -33,6 +33,7 @@ class Piece:
 
     @property
     def bytes(self) -> int:
+        """Of its elements on the wire."""
         return (self.stop - self.start) * DTYPES[self.spec[1]].itemsize
 
     @property

@@ -189,7 +189,7 @@ def _int(found: Mapping[str, Any], name: str, least: int, most: int = LARGEST) -
 
 def _seconds(found: Mapping[str, Any], name: str) -> float:
     value = found.get(name)
-    if type(value) not in (int, float) or not 0 < value <= 1e7:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= 1e7:
         raise RefitError(f"{name}: {_show(value)}; allowed is a number of seconds above 0.")
     return float(value)
 

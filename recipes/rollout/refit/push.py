@@ -123,7 +123,7 @@ class Push:
             self._summing = None
 
     def _find_routes(self) -> dict[str, Route]:
-        routes = {}
+        routes: dict[str, Route] = {}
         for url, peer in self._servers.ask().items():
             if isinstance(peer, str):
                 self.lost[url] = peer

@@ -65,7 +65,10 @@ def by_files(peer: Peer, own: Own, weights_dir: str | None, instead: str | None)
 
 def difference(own: Own, peer: Peer) -> str | None:
     """Why the two sides cannot broadcast to each other; None: they can."""
-    pairs = [("torch", own.torch, peer.torch), ("backend", own.backend, peer.backend)]
+    pairs: list[tuple[str, str | None, str | None]] = [
+        ("torch", own.torch, peer.torch),
+        ("backend", own.backend, peer.backend),
+    ]
     if own.backend == peer.backend == "nccl":
         pairs.append(("NCCL", own.nccl, peer.nccl))
     found = [f"{what} is {here} here and {there} there" for what, here, there in pairs if here != there]

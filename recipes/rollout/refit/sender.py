@@ -64,9 +64,9 @@ class WeightSender:
         urls: Sequence[str],
         *,
         transport: str = AUTO,
-        bucket_bytes: int = 64 * 2**20,
+        bucket_bytes: int,
         weights_dir: str | None = None,
-        deadline_s: float = 600.0,
+        deadline_s: float,
         token: str | None = None,
     ):
         if transport not in (AUTO, COLLECTIVE, FILES):

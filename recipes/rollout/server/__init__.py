@@ -1,0 +1,1 @@
+"""The rollout server: an engine over HTTP, with the project's own endpoints and OpenAI's."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 
 import anyio
@@ -40,7 +40,7 @@ class Flight:
 
     def __init__(
         self,
-        source: AsyncIterator[Found],
+        source: AsyncGenerator[Found, None],
         samples: int,
         on_sample: Callable[[int, Response], None],
         on_end: Callable[[Flight], None],

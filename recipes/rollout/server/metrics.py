@@ -90,6 +90,7 @@ class CountRequests:
         self._app, self._metrics, self._paths = app, metrics, paths
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        """Pass a request on, and count it when it ends."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

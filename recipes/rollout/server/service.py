@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -227,7 +227,7 @@ class Service:
         if version is not None and version != have:
             raise Conflict(409, f"version: {version} is not that of the weights here, {have}", have)
 
-    def _source(self, requests: Sequence[Request], params: SamplingParams) -> AsyncIterator[Found]:
+    def _source(self, requests: Sequence[Request], params: SamplingParams) -> AsyncGenerator[Found, None]:
         try:
             return self.engine.generate(requests, params)
         except RequestError as error:

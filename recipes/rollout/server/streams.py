@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
 from typing import Any
 
@@ -31,7 +31,9 @@ class Growing(Response):
         media_type: of the body.
     """
 
-    def __init__(self, service: Service, flight: Flight, samples: int, parts: AsyncIterator[bytes], media_type: str):
+    def __init__(
+        self, service: Service, flight: Flight, samples: int, parts: AsyncGenerator[bytes, None], media_type: str
+    ):
         super().__init__(media_type=media_type, headers={"Cache-Control": "no-store", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._service, self._flight, self._samples, self._parts = service, flight, samples, parts
@@ -67,7 +69,7 @@ class Pulse:
         return "free_tokens" not in self._last or self._last != last
 
 
-async def sample_lines(flight: Flight, requests: Sequence[Request], pulse: Pulse) -> AsyncIterator[bytes]:
+async def sample_lines(flight: Flight, requests: Sequence[Request], pulse: Pulse) -> AsyncGenerator[bytes, None]:
     """The lines of `/v1/generate`, as many as came together at a time."""
     done = 0
     try:

@@ -8,7 +8,7 @@ import importlib
 import json
 import os
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +109,7 @@ class TrtllmServed:
 
     async def generate(
         self, requests: Sequence[Request], params: SamplingParams
-    ) -> AsyncIterator[tuple[int, Response]]:
+    ) -> AsyncGenerator[tuple[int, Response], None]:
         """See `ServedEngine`. Aborts what is left when it is closed."""
         for request in requests:
             self.limits.check(request, params)

@@ -39,6 +39,7 @@ def check(config: ServeRolloutConfig) -> Limits:
     for key, allowed in (("kv_cache_dtype", KV_DTYPES), ("dtype", DTYPES)):
         if getattr(ours, key) not in allowed:
             raise ConfigError(f"trtllm.{key}={getattr(ours, key)}: allowed are {', '.join(allowed)}.")
+    assert config.max_prompt_tokens is not None and config.max_total_tokens is not None  # `serve_rollout` decides them
     if config.max_prompt_tokens > ours.max_num_tokens:
         raise ConfigError(
             f"max_prompt_tokens={config.max_prompt_tokens} is more than trtllm.max_num_tokens={ours.max_num_tokens}: a "

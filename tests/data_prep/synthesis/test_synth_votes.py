@@ -7,9 +7,10 @@ from hypothesis import strategies as st
 
 from crossthink.errors import UserError
 from data_prep.synthesis.answers import boxed_answer, declines, shuffled_options
-from data_prep.synthesis.votes import math_same, same_option, same_text, vote
+from data_prep.synthesis.votes import math_same, same_option, vote
 from reward_server.pool import WorkerPool
 from reward_server.scoring.judge import Reply
+from reward_server.scoring.text import same as same_text
 
 pytestmark = pytest.mark.timeout(120)
 

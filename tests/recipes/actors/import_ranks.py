@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from conf.actor import OptimizerConfig
 from recipes.actors.interface import MicroBatch, TokenizedSample
 from recipes.actors.mcore.dist_weights import DistSource, save_weights
-from recipes.actors.mcore.export_weights import ExportOptions, write_hf_model
+from recipes.actors.mcore.export_weights import ExportOptions, write_hf_weights
 from recipes.actors.mcore.layout import local_parameters
 from recipes.actors.mcore.mesh import Mesh, join_mesh, leave_mesh
 from recipes.actors.megatron.actor import MegatronActor
@@ -53,8 +53,11 @@ def check(folder: Path, out: Path, mesh: Mesh, state: Path) -> dict[str, float]:
     saved = dict(model.named_parameters())
     streamed = {name: tensor.clone() for name, tensor in actor.weights()}
     found = torch.cat(actor.log_probs(samples))
-    write_hf_model(out, actor.model, actor.layout, ExportOptions(max_file_bytes=60_000), like=folder)
     mine = local_parameters(actor.model)
+    write_hf_weights(
+        out, actor.layout, lambda parameter: mine[parameter.name], lambda parameter: mine[parameter.name].dtype,
+        ExportOptions(max_file_bytes=60_000), like=folder,
+    )  # fmt: skip
     if not state.exists():
         torch.distributed.barrier()
         state.mkdir(exist_ok=True)

@@ -175,7 +175,7 @@ def test_a_process_trains_as_plain_torch_does(world: World) -> None:
 
 
 def plain_grpo(folder: Path, updates: int) -> tuple[Qwen2ForCausalLM, list[dict[str, float]]]:
-    """GRPO (section 3, Eq. 1 of the paper) without any of this project's training code."""
+    """GRPO (Eq. 1 of the paper) without any of this project's training code."""
     model, reference = (Qwen2ForCausalLM.from_pretrained(folder, dtype=torch.float32) for _ in range(2))
     adam = torch.optim.AdamW(model.parameters(), lr=LR, betas=(0.9, 0.95), eps=EPSILON, weight_decay=0.0)
     found = []

@@ -193,7 +193,9 @@ def test_files_for_all_and_some_fail(receivers: list[Receiver], tmp_path: Path) 
     back(sender, victim)
     assert has(victim, 3)
     sender.close()
-    nowhere = WeightSender(urls, transport="files", weights_dir=str(tmp_path / "none"), deadline_s=3.0)
+    nowhere = WeightSender(
+        urls, transport="files", weights_dir=str(tmp_path / "none"), bucket_bytes=BUCKET, deadline_s=3.0
+    )
     with pytest.raises(RefitError, match="could not be written") as raised:
         refit(nowhere, 4)
     assert raised.value.exit_code == 75 and has(other, 3)

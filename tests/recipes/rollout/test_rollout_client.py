@@ -339,24 +339,6 @@ def test_what_is_too_much_for_one_request_goes_in_several(fleet, monkeypatch, li
     assert max(sizes) <= most and len(sizes) >= 3
 
 
-def test_what_servers_say_of_themselves(fleet, capfd):
-    dead = f"http://127.0.0.1:{free_port()}"
-    client = client_of(fleet[0], dead)
-    assert client.info(fleet[0].url + "/") == {"engine": "fake", "version": 7, "ranks": 1}
-    with pytest.raises(UserError, match=dead):
-        client.info(dead)
-    assert client.infos().keys() == {fleet[0].url}
-    with pytest.raises(UserError, match="No rollout server answers"):
-        client_of(dead).infos()
-    capfd.readouterr()
-    assert client.wait_ready(0.3) == [fleet[0].url]
-    assert f"{dead} does not answer" in capfd.readouterr().err
-    with pytest.raises(UserError, match=f"No rollout server answers after 0.3 s .{dead}: ConnectError"):
-        client_of(dead).wait_ready(0.3)
-    fleet[1].script(version=None)
-    assert client_of(fleet[1]).wait_ready(0.0) == [fleet[1].url]  # weights may come later
-
-
 def test_wrong_arguments():
     for url in ("127.0.0.1:8001", "ftp://host", "http://", "http://host:x", "http://host:99999"):
         with pytest.raises(ConfigError, match="rollout.url"):

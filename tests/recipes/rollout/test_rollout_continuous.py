@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampler_helpers import uniforms
 from tiny_helpers import small_tokenizer, write_small_model
 
 from crossthink.errors import UserError
@@ -15,7 +16,7 @@ from recipes.rollout.interface import RefitError, Request, RequestError, Samplin
 from recipes.rollout.local import engine as engine_module
 from recipes.rollout.local.batch import SORT_EVERY, UNIFORMS
 from recipes.rollout.local.engine import ENTRY_SHARE, LocalEngine
-from recipes.rollout.local.sampler import draw, uniforms
+from recipes.rollout.local.sampler import draw
 from recipes.rollout.local.spans import padding
 
 CPU = torch.device("cpu")

@@ -7,9 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sampler_helpers import uniforms
 
 from recipes.rollout.interface import Request, SamplingParams
-from recipes.rollout.local.sampler import draw, nucleus, uniforms
+from recipes.rollout.local.sampler import draw, nucleus
 
 PARAMS = SamplingParams(temperature=1.0, top_p=1.0, max_tokens=6, stop_ids=(0,), vocabulary=10, seed=3, step=5)
 ALMOST_1 = math.nextafter(1.0, 0.0)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from crossthink.errors import EXIT_RESUMABLE
-from recipes.sweeping.jobs import Chain, Command, exit_code, run_chains, tail
+from recipes.run_files import tail
+from recipes.sweeping.jobs import Chain, Command, exit_code, run_chains
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -14,7 +14,7 @@ from reward_helpers import serving
 from crossthink.errors import ConfigError
 from crossthink.procs import free_port, stop
 from reward_server.local import LocalJudge
-from reward_server.protocols.aligner import BadInput, Rewarder, tokens_to_items
+from reward_server.protocols.aligner import BadInput, Rewarder, texts_to_items, tokens_to_texts
 from reward_server.protocols.gold_book import GoldBook, UnknownPrompt
 from reward_server.protocols.rewards import InvalidItems
 from reward_server.protocols.tokenizer import Tokenizer
@@ -90,12 +90,12 @@ def test_rewards_of_tokens(book, tokenizer, judge):
 def test_items_of_tokens(book, tokenizer):
     """What pads is no part of the response, whatever token it is, nor are special tokens."""
     inputs = sequences(tokenizer, *SAMPLES, pad=7)
-    items = tokens_to_items(inputs["tokens"], inputs["sequence_lengths"], book, tokenizer)
+    texts = tokens_to_texts(inputs["tokens"], inputs["sequence_lengths"], tokenizer)
+    items = texts_to_items(texts, book, tokenizer)
     assert [item.response for item in items] == [text.removesuffix("<|im_end|>") for _, text in SAMPLES]
     assert [item.ground_truth for item in items] == [("5",), ("6",), ("6",), ("B",), ("7",), ("B",)]
     assert items[0].id == "sequence 0" and items[3].options == (("A", "Rome"), ("B", "Paris"))
-    flat = tokens_to_items(inputs["tokens"], inputs["sequence_lengths"][:, 0], book, tokenizer)
-    assert flat == items
+    assert tokens_to_texts(inputs["tokens"], inputs["sequence_lengths"][:, 0], tokenizer) == texts
 
 
 def test_rewards_of_sentences(book, tokenizer, judge):

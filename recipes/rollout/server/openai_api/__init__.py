@@ -1,0 +1,1 @@
+"""OpenAI's completions and chat completions, as the rollout server answers them."""

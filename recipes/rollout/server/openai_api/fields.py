@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from recipes.rollout.server import bodies
 from recipes.rollout.server.openai_api.errors import ApiError
@@ -12,6 +12,7 @@ from reward_server.verdicts import show
 
 MOST_STOPS = 16
 """Stop strings of one request."""
+Absent = TypeVar("Absent", bound="int | None")
 
 
 class Fields:
@@ -28,7 +29,7 @@ class Fields:
         """A parameter as it is."""
         return self._left.pop(name, default)
 
-    def whole(self, name: str, default: int | None, least: int, most: int) -> int | None:
+    def whole(self, name: str, default: Absent, least: int, most: int) -> int | Absent:
         """A whole number within bounds. Raises ApiError."""
         return self._checked(name, default, lambda value: bodies.whole(value, name, least, most))
 

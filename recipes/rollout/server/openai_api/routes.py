@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 
 import fastapi
 from fastapi import APIRouter, Response
@@ -103,15 +103,14 @@ class _Endpoint:
     def _params(self, asked: Asked, prompts: Sequence[tuple[int, ...]]) -> SamplingParams:
         limits = self._service.engine.limits
         left = limits.max_total_tokens - max(map(len, prompts))
-        seeded = asked.seed is not None
         return SamplingParams(
             temperature=asked.temperature,
             top_p=asked.top_p,
             max_tokens=max(1, min(left, asked.usual_tokens)) if asked.max_tokens is None else asked.max_tokens,
             stop_ids=self._words.stop_ids,
             vocabulary=self._vocabulary,
-            seed=asked.seed if seeded else self._service.config.seed,
-            step=0 if seeded else next(self._draws),
+            seed=self._service.config.seed if asked.seed is None else asked.seed,
+            step=next(self._draws) if asked.seed is None else 0,
         )
 
     def _check(self, request: Request, params: SamplingParams, name: str) -> None:
@@ -132,7 +131,7 @@ class _Endpoint:
             raise ApiError(500, str(error)) from error
         return choices
 
-    async def _events(self, flight: Flight, asked: Asked, reply: Reply) -> AsyncIterator[bytes]:
+    async def _events(self, flight: Flight, asked: Asked, reply: Reply) -> AsyncGenerator[bytes, None]:
         generated, pulse = 0, Pulse(self._service.engine)
         try:
             while True:
