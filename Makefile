@@ -11,7 +11,7 @@ NEMO_TESTS := tests/crossthink tests/reward_server/protocols/test_protocol_align
 	$(addprefix tests/recipes/rollout/test_rollout_, local_engine.py decoder.py continuous.py sampler.py)
 NEMO_MORE := tests/conf tests/data_prep tests/reward_server tests/recipes/rl tests/recipes/rollout
 # Files in their order: pytest-xdist would leave those with few tests, which are the longest, to the end.
-SIDE_BY_SIDE := --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 3
+SIDE_BY_SIDE := --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 3
 # On Linux PyPI's torch brings CUDA (several GB). For CPU wheels: TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 INDEX := $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
@@ -56,13 +56,14 @@ study: venv
 
 test: test-main test-nemo
 
+# Three processes on two cores: many tests wait, for servers, for SLURM, for a run's ranks.
 test-main: venv
 	@slurm/local_cluster.sh install || echo "tests on a real SLURM are skipped"
-	$(BIN)/python -m pytest $(SIDE_BY_SIDE)
+	$(BIN)/python -m pytest --numprocesses 3 $(SIDE_BY_SIDE)
 
 # With `make venv` too: NeMo-Aligner's engine is held to the Megatron engine's numbers.
 test-nemo: nemo venv
-	$(NEMO_VENV)/bin/python -m pytest $(SIDE_BY_SIDE) $(NEMO_TESTS)
+	$(NEMO_VENV)/bin/python -m pytest --numprocesses 2 $(SIDE_BY_SIDE) $(NEMO_TESTS)
 
 # ALIGNER_EXAMPLES=DIR: the folder `examples` of NeMo-Aligner 0.7.0's sources, for its own trainers.
 test-slow: venv nemo

@@ -12,7 +12,7 @@ from fractions import Fraction
 
 from conf.blend import BlendConfig
 from crossthink.errors import ConfigError, UserError
-from data_prep.blend import check_weights
+from data_prep.blend_sampler import check_weights
 
 BY = ("source", "domain", "kind")
 MIXED = "mixed"  # in the place of a domain or kind: the source holds rows of more than one

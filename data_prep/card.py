@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from data_prep.blend import permutation
+from data_prep.blend_sampler import permutation
 from data_prep.pool import Pool
 from data_prep.rows import PoolRow
 from data_prep.sources import SOURCES

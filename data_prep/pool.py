@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from crossthink.errors import UserError
 from crossthink.files import sha256_file, write_json
-from data_prep.blend import BlendSampler
+from data_prep.blend_sampler import BlendSampler
 from data_prep.blends import source_groups
 from data_prep.rows import POOL_SCHEMA, PoolRow
 

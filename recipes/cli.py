@@ -77,6 +77,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"crossthink: {error}", file=sys.stderr)
         return error.exit_code
+    except BrokenPipeError:  # `| head` has seen enough; Python would complain again when it flushes at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_FAILED
     except KeyboardInterrupt:
         print("crossthink: interrupted", file=sys.stderr)
         return 130

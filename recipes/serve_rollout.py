@@ -92,7 +92,7 @@ def _check_model(config: ServeRolloutConfig) -> None:
     if config.weights == "folder":
         if is_megatron_folder(folder):
             raise ConfigError(
-                f"model={config.model} holds megatron-core weights. Run `crossthink convert to=hf` first."
+                f"model={config.model} holds megatron-core weights. Run `crossthink convert to=huggingface` first."
             )
         check_model_folder(folder, tensor=1, pipeline=1)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from crossthink.errors import UserError
-from data_prep.blend import BlendSampler
+from data_prep.blend_sampler import BlendSampler
 from data_prep.pool import Pool
 from data_prep.rows import PoolRow
 from recipes.rl.batch import Prompt

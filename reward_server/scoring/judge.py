@@ -114,7 +114,7 @@ class Unsettled:
         return self.verdict(Reply(True), answer)
 
     def verdict(self, gold: Reply, answer: Reply) -> Verdict:
-        """The first status that applies (docs/rewards.md)."""
+        """The first status that applies (docs/rewards.md). The paper's R_acc is `accuracy`, its R_format `format`."""
         status = self._status(gold, answer)
         return Verdict(
             id=self.item.id,

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from pathlib import Path
 
-from conftest import RAW
+from raw_rows import RAW
 
 from conf.prep import PrepConfig, SourceConfig
 from data_prep import prep

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conf.blend import BlendConfig, load_blend, shipped_blends
 from crossthink.errors import EXIT_FAILED, EXIT_USAGE, UserError
-from data_prep.blend import BLOCK, BlendSampler
+from data_prep.blend_sampler import BLOCK, BlendSampler
 from data_prep.blends import MIXED, blend_weights, describe_blend, group_shares, source_groups
 from data_prep.pool import Pool, SourceWriter, rows_file, write_manifest
 from data_prep.rows import PoolRow, to_record_batch

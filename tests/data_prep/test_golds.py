@@ -8,8 +8,8 @@ import time
 
 import psutil
 import pytest
-from conftest import write_jsonl
 from prep_helpers import dropped, prepare
+from raw_rows import write_jsonl
 
 from conf.prep import DedupConfig, FilterConfig
 from crossthink.errors import UserError

@@ -5,8 +5,8 @@ import dataclasses
 import hashlib
 
 import pytest
-from conftest import write_jsonl
 from prep_helpers import dropped, mmlu_rows, prepare
+from raw_rows import write_jsonl
 
 from conf.prep import DecontaminateConfig
 from crossthink.errors import UserError

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossthink.errors import UserError
-from data_prep.blend import BLOCK, BlendSampler, Draw, next_counts, permutation
+from data_prep.blend_sampler import BLOCK, BlendSampler, Draw, next_counts, permutation
 from data_prep.sources import SOURCES
 
 REPO = Path(__file__).parents[2]
@@ -120,7 +120,7 @@ def test_the_order_is_fixed_for_good():
 def test_the_order_does_not_depend_on_the_process():
     code = (
         "import numpy, random; numpy.random.seed(5); random.seed(5);"
-        "from data_prep.blend import BlendSampler;"
+        "from data_prep.blend_sampler import BlendSampler;"
         "print(BlendSampler({'math': 50, 'syn_qa': 70}, {}, 3).draw(400))"
     )
     printed = {
