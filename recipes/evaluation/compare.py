@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from crossthink.errors import UserError
-from data_prep.benchmarks import BENCHMARKS
 from recipes.evaluation.folder import EvaluationFolder, read_evaluation
 from recipes.evaluation.intervals import Interval, average_interval, bootstrap_interval, mean
-from recipes.evaluation.summary import Question, Seen, per_question
+from recipes.evaluation.summary import PAPER, Question, Seen, per_question
 
 MUST_BE_EQUAL = {
     "questions": "other questions (SHA-256)",
@@ -97,7 +96,7 @@ def compare_judged(one: Judged, other: Judged) -> Comparison:
         one=one.path,
         other=other.path,
         overall=_difference([pair for some in pairs.values() for pair in some]),
-        average=_average([pairs[name] for name in BENCHMARKS if name in pairs]),
+        average=_average([pairs[name] for name in PAPER if name in pairs]),
         benchmarks={name: _difference(some) for name, some in pairs.items()},
         left_out=one.questions - len(shared),
     )

@@ -9,10 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from data_prep.benchmarks import BENCHMARKS
-from recipes.evaluation.summary import MATH, NON_MATH
+from recipes.evaluation.summary import MATH, NON_MATH, PAPER
 
-COLUMNS = tuple(BENCHMARKS)  # mmlu_test mmlu_pro gpqa_diamond agieval supergpqa math500 amc23, in the paper's order
 BENCHMARK_NAMES = {
     "mmlu_test": "MMLU",
     "mmlu_pro": "MMLU-PRO",
@@ -51,7 +49,7 @@ class PublishedTable:
     title: str
     model: str
     rows: tuple[PublishedRow, ...]
-    columns: tuple[str, ...] = COLUMNS
+    columns: tuple[str, ...] = PAPER
     unit: str = "%"
     mark: str = "reported"
     note: str = ""
@@ -63,7 +61,7 @@ class PublishedTable:
 
 
 def _seven(*values: float | None) -> dict[str, float]:
-    return {name: value for name, value in zip(COLUMNS, values, strict=True) if value is not None}
+    return {name: value for name, value in zip(PAPER, values, strict=True) if value is not None}
 
 
 BASE_7B = PublishedRow("base", "base model", _seven(74.20, 45.00, 31.82, 48.59, 25.36, 48.30, 40.00), 44.75)
@@ -151,7 +149,7 @@ TABLES = (
 
 def means(row: PublishedRow) -> dict[str, float | None]:
     """Derived means of a row: over the seven benchmarks, the five that are no mathematics, and the two that are."""
-    sides = {"all": COLUMNS, "non_math": NON_MATH, "math": MATH}
+    sides = {"all": PAPER, "non_math": NON_MATH, "math": MATH}
     return {
         name: sum(row.cells[key] for key in of) / len(of) if all(key in row.cells for key in of) else None
         for name, of in sides.items()

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from recipes.evaluation.intervals import percentiles, resampled_ratios
-from recipes.evaluation.summary import MATH, NON_MATH
+from recipes.evaluation.summary import MATH, NON_MATH, PAPER
 from recipes.reporting.measured import Measured
-from recipes.reporting.paper import BENCHMARK_NAMES, COLUMNS, LENGTHS, TABLES, PublishedRow, PublishedTable, means
+from recipes.reporting.paper import BENCHMARK_NAMES, LENGTHS, TABLES, PublishedRow, PublishedTable, means
 from recipes.reporting.text import number
 
 UNKNOWN = "unknown"
@@ -81,7 +81,7 @@ class SweepView:
 
 def overview(evaluations: Sequence[Measured]) -> Table:
     """Every evaluation with all that it was asked."""
-    names = [*COLUMNS, *dict.fromkeys(name for one in evaluations for name in one.summary["benchmarks"])]
+    names = [*PAPER, *dict.fromkeys(name for one in evaluations for name in one.summary["benchmarks"])]
     names = [name for name in dict.fromkeys(names) if any(name in one.summary["benchmarks"] for one in evaluations)]
     rows = [
         Row(
@@ -135,7 +135,7 @@ def _accuracies_of(row: PublishedRow) -> list[Cell]:
     return [
         _published(row.average),
         *(_published(derived[side], "derived") for side in ("non_math", "math")),
-        *(_published(row.cells.get(name)) for name in COLUMNS),
+        *(_published(row.cells.get(name)) for name in PAPER),
     ]
 
 
@@ -148,13 +148,13 @@ def _published(value: float | None, mark: str = "") -> Cell:
 
 
 def _accuracies(one: Measured) -> list[Cell]:
-    return [*(average_cell(one, key) for key in AVERAGES), *(benchmark_cell(one, name) for name in COLUMNS)]
+    return [*(average_cell(one, key) for key in AVERAGES), *(benchmark_cell(one, name) for name in PAPER)]
 
 
 def average_cell(one: Measured, key: str) -> Cell:
     """A mean over benchmarks, which always says of how many it is."""
     average = one.summary["average"]
-    side = {"all": COLUMNS, "non_math": NON_MATH, "math": MATH}[key]
+    side = {"all": PAPER, "non_math": NON_MATH, "math": MATH}[key]
     asked = [name for name in average["of"] if name in side]
     if average[key] is None:
         return Cell(NOT_ASKED)

@@ -7,8 +7,9 @@ from eval_samples import sample
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from data_prep.benchmarks import BENCHMARKS
 from recipes.evaluation.intervals import bootstrap_interval
-from recipes.evaluation.summary import MATH, NON_MATH, summarise
+from recipes.evaluation.summary import MATH, NON_MATH, PAPER, summarise
 
 
 def test_runs_are_averaged_by_question_before_the_questions():
@@ -46,6 +47,7 @@ def test_tokens_of_right_and_wrong_answers():
 def test_the_average_is_of_the_papers_benchmarks_alone():
     samples = [sample(n, n % 2, "mmlu_test") for n in range(8)] + [sample(n, 1, "math500") for n in range(3)]
     samples += [sample(n, 0, "agieval_math") for n in range(5)] + [sample(n, 0, "own_pool") for n in range(5)]
+    assert tuple(BENCHMARKS) == PAPER, "in the same order, and all of them known"
     average = summarise(samples, {})["average"]
     assert average["all"] == 0.75 and average["of"] == ["mmlu_test", "math500"]
     assert average["non_math"] == 0.5 and average["math"] == 1.0
