@@ -13,7 +13,7 @@ from train_helpers import TinyWorld, metrics, started, succeed, wait_for
 from data_prep.pool import Pool
 from recipes.cli import main
 
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def words(world: TinyWorld, out: Path, *more: str) -> list[str]:

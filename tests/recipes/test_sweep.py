@@ -11,7 +11,7 @@ from train_helpers import TinyWorld, crossthink, has_steps, metrics, started, su
 
 from recipes.cli import main
 
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 TINY = "'recipe=tiny','steps=1','prompts_per_step=4','samples_per_prompt=4','micro_batch_tokens=512'"
 
 

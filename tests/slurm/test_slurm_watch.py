@@ -88,7 +88,7 @@ globals()[os.environ["CHILD_DOES"]]()
 """
 LIMIT_S = 60
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 @pytest.fixture(autouse=True)

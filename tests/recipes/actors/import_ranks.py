@@ -54,8 +54,9 @@ def check(folder: Path, out: Path, mesh: Mesh, state: Path) -> dict[str, float]:
     streamed = {name: tensor.clone() for name, tensor in actor.weights()}
     found = torch.cat(actor.log_probs(samples))
     mine = local_parameters(actor.model)
+    (dtype,) = {tensor.dtype for tensor in mine.values()}
     write_hf_weights(
-        out, actor.layout, lambda parameter: mine[parameter.name], lambda parameter: mine[parameter.name].dtype,
+        out, actor.layout, lambda parameter: mine[parameter.name], lambda parameter: dtype,
         ExportOptions(max_file_bytes=60_000), like=folder,
     )  # fmt: skip
     if not state.exists():

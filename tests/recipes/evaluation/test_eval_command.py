@@ -18,7 +18,7 @@ from crossthink.errors import EXIT_USAGE, ConfigError
 from recipes import evaluate as command
 from recipes.evaluation.questions import from_pool
 
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def checked(*words: str) -> EvalConfig:

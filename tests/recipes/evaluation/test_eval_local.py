@@ -18,7 +18,7 @@ from recipes.evaluation.answers import Answer
 from recipes.evaluation.local import LocalAnswerer, weights_sha256
 from recipes.evaluation.questions import Asked, from_pool
 
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def config(world: TinyWorld, batch_size: int = 16, **values: Any) -> EvalConfig:

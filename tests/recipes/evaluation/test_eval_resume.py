@@ -14,7 +14,7 @@ from crossthink.errors import EXIT_DONE, EXIT_RESUMABLE, EXIT_USAGE
 from recipes.evaluation.folder import ANSWERS
 from recipes.run_files import SAMPLES, SUMMARY
 
-pytestmark = pytest.mark.timeout(120, func_only=True)
+pytestmark = pytest.mark.timeout(300, func_only=True)
 
 
 def local_words(world: TinyWorld, out: Path) -> list[str]:

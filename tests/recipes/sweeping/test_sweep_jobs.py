@@ -8,7 +8,7 @@ from crossthink.errors import EXIT_RESUMABLE
 from recipes.run_files import tail
 from recipes.sweeping.jobs import Chain, Command, exit_code, run_chains
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(300)
 
 
 def command(folder, *words):
