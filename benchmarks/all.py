@@ -2,10 +2,11 @@
 
     .venv/bin/python benchmarks/all.py OUT [--only NAME ...] [--samples FOLDER] [--list]
 
-OUT/NAME.md is one benchmark's page; one that has its page for this commit is not run again, so the command goes on
-where it was stopped. About four hours on two cores, which nothing else should use meanwhile: the load before each is on
-its page. Working files lie in a temporary folder. `--samples` has small real files of the sources and benchmarks, which
-two of them read. The exit code is 1 where a benchmark failed or missed its own target; the others are run all the same.
+OUT/NAME.md is one benchmark's page. One whose page is of this code (only documents and tests changed since its commit)
+is not run again: the command goes on where it was stopped. About four hours on two cores, which nothing else should use
+meanwhile: the load before each is on its page. Working files lie in a temporary folder. `--samples` has small real
+files of the sources and benchmarks, which two of them read. The exit code is 1 where a benchmark failed or missed its
+own target; the others are run all the same.
 
 Not among them, as they need a GPU: gpu_check.py, gpu_rollout.py.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -64,8 +66,8 @@ def main() -> int:
             print(" ".join(command))
         elif SAMPLES in command and words.samples is None:
             print(f"{name}: left out, it reads --samples", flush=True)
-        elif (page := words.out / f"{name}.md").is_file() and f"commit {commit}," in page.read_text("utf-8"):
-            print(f"{name}: {page} is of this commit", flush=True)
+        elif is_current(page := words.out / f"{name}.md"):
+            print(f"{name}: {page} is of this code", flush=True)
         else:
             print(f"{name}: begins at {datetime.now():%H:%M:%S}", flush=True)
             code = run(name, command, words.samples, page, commit)
@@ -74,6 +76,16 @@ def main() -> int:
     if failed:
         print(f"failed or missed a target: {', '.join(failed)}")
     return 1 if failed else 0
+
+
+def is_current(page: Path) -> bool:
+    """Whether this page is of the code that stands here: since its commit only documents and tests have changed."""
+    found = re.search(r"commit (\w+),", page.read_text("utf-8")) if page.is_file() else None
+    if found is None:
+        return False
+    documents = [":!*.md", ":!docs", ":!tests"]
+    changed = subprocess.run(["git", "diff", "--quiet", found[1], "--", ".", *documents], cwd=REPO, capture_output=True)
+    return changed.returncode == 0
 
 
 def run(name: str, command: list[str], samples: Path | None, page: Path, commit: str) -> int:
