@@ -7,6 +7,8 @@ from pathlib import Path
 
 from omegaconf import MISSING, OmegaConf
 
+from crossthink.errors import ConfigError, did_you_mean
+
 _FOLDER = Path(__file__).parent / "blend"
 
 
@@ -36,8 +38,11 @@ def load_blend(name: str) -> BlendConfig:
     """The blend of conf/blend/NAME.yaml as it stands, without a command line.
 
     Raises:
-        FileNotFoundError: there is none.
+        ConfigError: there is none; the message lists those that there are.
     """
+    known = shipped_blends()
+    if name not in known:
+        raise ConfigError(f"There is no blend '{name}'. Allowed: {', '.join(known)}.{did_you_mean(name, known)}")
     merged = OmegaConf.merge(OmegaConf.structured(BlendConfig), OmegaConf.load(_FOLDER / f"{name}.yaml"))
     blend = OmegaConf.to_object(merged)
     assert isinstance(blend, BlendConfig)

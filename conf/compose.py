@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
@@ -35,7 +35,7 @@ PATH_KEYS = re.compile(
 PATH_LISTS = ("runs", "evaluations")
 # Keys below a dictionary: a config dataclass does not list them.
 _BY_NAME = r"(blend\.weights|blend\.scores|pool_templates|cluster\.env|(reward\.)?shaping\.source_weights)"
-FREE_KEYS = re.compile(rf"^(sources\.\w+\.\w+|{_BY_NAME}\.\w+)$")
+FREE_KEYS = re.compile(rf"^{_BY_NAME}\.\w+$")
 # Dictionaries whose keys no schema knows, such as names of sources: Hydra has to be told that a new one is meant.
 OPEN_KEYS = re.compile(rf"^{_BY_NAME}(\.|$)")
 SCHEMA = "schema"
@@ -72,7 +72,9 @@ def resolve(command: str, schema: type, overrides: Sequence[str]) -> Any:
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or key.startswith(("+", "~")):
-            raise ConfigError(f"'{override}' is not of the form key=value.")
+            raise ConfigError(
+                f"'{override}' is not of the form key=value. `crossthink {command} --help` lists keys and flags."
+            )
         _check_known(command, schema, key, value)
         if key == "cluster" and is_cluster_file(value):
             words = [*cluster_words(Path(value), _quote), *words]
@@ -156,7 +158,7 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
         config = OmegaConf.to_container(OmegaConf.create(to_yaml(config)))
     found: dict[str, Any] = {}
     for name, value in config.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict):
             found.update(_flat(value, f"{prefix}{name}."))
         else:
             found[prefix + name] = value
@@ -166,6 +168,8 @@ def _flat(config: Any, prefix: str = "") -> dict[str, Any]:
 def _check_known(command: str, schema: type, key: str, value: str) -> None:
     """Refuse an unknown key, and an unknown option of a config group."""
     known = set(keys(schema))
+    if "sources" in known:
+        known |= set(_source_keys(schema))
     if key not in known and not (FREE_KEYS.match(key) and key.partition(".")[0] in known):
         raise ConfigError(
             f"'{key}' is not a key of `crossthink {command}`.{did_you_mean(key, sorted(known))} "
@@ -178,6 +182,12 @@ def _check_known(command: str, schema: type, key: str, value: str) -> None:
         if unknown:
             near = did_you_mean(unknown[0], allowed)
             raise ConfigError(f"{key}={unknown[0]} does not exist. Allowed: {', '.join(allowed)}.{near}")
+
+
+def _source_keys(schema: type) -> Iterable[str]:
+    """`sources.NAME.KEY` of every source that can be chosen."""
+    one = get_args(get_type_hints(schema)["sources"])[1]
+    return (f"sources.{name}.{key}" for name in options("sources", schema) for key in keys(one))
 
 
 def _literal(key: str, value: str) -> list[str]:
@@ -227,4 +237,11 @@ def _explain(command: str, error: Exception) -> str:
     cause = error.__cause__ if isinstance(error, ConfigCompositionException) and error.__cause__ else error
     text = str(cause).strip().splitlines()
     place = next((line.split(":", 1)[1].strip() for line in text if "full_key" in line), "")
+    if text[0].endswith("is not in struct") and place.startswith("sources."):
+        return (
+            f"{place}: {place.partition('.')[2]} is not among sources=[...]. Name it there, or leave its keys out "
+            f"(`crossthink {command} --help` lists both)."
+        )
+    if "is not a ListConfig" in text[0]:
+        return f"{place} is a list, which wants brackets: {place}=[...]."
     return f"{place + ': ' if place else ''}{text[0]} (`crossthink {command} --help` lists every key and type)"

@@ -7,7 +7,7 @@ import inspect
 import textwrap
 from dataclasses import MISSING as NO_DEFAULT
 from dataclasses import fields, is_dataclass
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from conf.compose import groups, options
 
@@ -24,9 +24,13 @@ def field_docs(schema: type) -> dict[str, str]:
     return found
 
 
-def rows(schema: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
-    """(key, type, default, meaning) of every field, nested ones under dotted names."""
+def rows(schema: type, prefix: str = "", given: Any = None) -> list[tuple[str, str, str, str]]:
+    """(key, type, default, meaning) of every field, nested ones under dotted names.
+
+    `given` is an instance that holds the defaults, where the schema above has others than `schema` itself.
+    """
     hints, docs = get_type_hints(schema), field_docs(schema)
+    given = schema() if given is None else given
     found = []
     for field in fields(schema):
         if field.name == "defaults":
@@ -38,9 +42,12 @@ def rows(schema: type, prefix: str = "") -> list[tuple[str, str, str, str]]:
             allowed = ", ".join(names + (["FOLDER"] if name == "model" else []))
             found.append((f"{name}=", "choice", _group_default(schema, name), f"{meaning} One of: {allowed}."))
         if isinstance(hint, type) and is_dataclass(hint):
-            found += rows(hint, name + ".")
-        elif name not in ("recipe", "sources"):
-            found.append((name, _type_name(hint), _default(field), docs.get(field.name, "")))
+            inner = getattr(given, field.name)
+            found += rows(hint, name + ".", inner if isinstance(inner, hint) else None)
+        elif name == "sources":  # by name: one line a key stands for them all
+            found += rows(get_args(hint)[1], "sources.NAME.")
+        elif name != "recipe":
+            found.append((name, _type_name(hint), _show(getattr(given, field.name)), docs.get(field.name, "")))
     return found
 
 
@@ -53,15 +60,11 @@ def _group_default(schema: type, group: str) -> str:
     return ""
 
 
-def _default(field: Any) -> str:
-    if field.default is not NO_DEFAULT:
-        return "required" if field.default == "???" else _show(field.default)
-    return _show(field.default_factory())
-
-
 def _show(value: Any) -> str:
     if value is None:
         return "null"
+    if value in ("", "???"):
+        return "required" if value else "''"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 

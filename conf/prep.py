@@ -65,7 +65,7 @@ class DecontaminateConfig:
     """Benchmarks whose questions must not be trained on."""
 
     path: str | None = None
-    """Folder with a file or folder of rows per benchmark, NAME.jsonl, NAME.parquet or NAME/; null checks none."""
+    """Folder with the benchmarks' rows: NAME.jsonl, NAME.parquet or NAME/, such as math500.jsonl; null checks none."""
     coverage: float = 0.5
     """Share of a benchmark question's words that shared 13-grams must cover. [ours]"""
 

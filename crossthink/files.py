@@ -32,7 +32,7 @@ def names_full_disk(path: Path | str) -> Iterator[None]:
             raise
         raise DiskFullError(
             f"No space left to write {path} ({error.strerror}). Nothing half-written was kept. Free some space or "
-            "choose another out=, then run the command again (a run that had begun: with resume=true)."
+            "choose another out=, then run the command again (with resume=true, if the command has that key)."
         ) from error
 
 

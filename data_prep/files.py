@@ -23,6 +23,7 @@ from crossthink.errors import UserError
 SUFFIXES = (".jsonl", ".jsonl.gz", ".parquet")
 BLOCK_BYTES = 4 << 20  # of JSONL: some thousand rows, so that vectorised steps pay and few blocks are in flight
 BLOCK_ROWS = 4096  # of Parquet
+AGAIN = "Fetch it again, or rename it if it is of another kind."
 MAX_LINE = 64 << 20  # bytes; a longer line is no row of any known source
 
 
@@ -157,7 +158,7 @@ def _read(handle: IO[bytes] | gzip.GzipFile, file: Path, first: int) -> bytes:
     try:
         return handle.read(BLOCK_BYTES)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise UserError(f"{file}, after line {first - 1}: damaged or cut-off gzip data ({error}).") from error
+        raise UserError(f"{file}, after line {first - 1}: damaged or cut-off gzip data ({error}). {AGAIN}") from error
 
 
 def _parquet_blocks(file: Path, unread: Collection[str]) -> Iterator[Block]:
@@ -169,7 +170,7 @@ def _parquet_blocks(file: Path, unread: Collection[str]) -> Iterator[Block]:
                 yield Block(file, first, batch, batch.num_rows)
                 first += batch.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}, after row {first - 1}: damaged Parquet data ({error}).") from error
+        raise UserError(f"{file}, after row {first - 1}: damaged Parquet data ({error}). {AGAIN}") from error
 
 
 def _parquet_rows(block: Block) -> list[dict[str, Any] | UserError]:

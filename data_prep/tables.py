@@ -59,7 +59,7 @@ def print_rows(out: Path, tallies: Mapping[str, Tally]) -> None:
 
 
 def print_notes(pool: Pool) -> None:
-    """The shares of the blends; benchmarks that were not checked; sources left out."""
+    """The shares of the blends; benchmarks that were not checked; sources left out; where exports and card are."""
     console, facts = Console(markup=False), pool.manifest["decontamination"]
     fitting = {name: shares for name, shares in blend_shares(pool).items() if not isinstance(shares, str)}
     if fitting and len(pool.counts) > 1:
@@ -72,6 +72,8 @@ def print_notes(pool: Pool) -> None:
         )
     if pool.manifest["left_out_by_licence"]:
         console.print(f"Left out by licence: {', '.join(pool.manifest['left_out_by_licence'])}", highlight=False)
+    for name in pool.manifest.get("exports", {}):
+        console.print(f"Export {name}: {pool.path / 'exports' / name}", highlight=False)
     console.print(f"Data card: {pool.path / 'card.html'}", highlight=False)
 
 

@@ -134,6 +134,7 @@ class Write(PipelineStep):
                         self.stat_update(StatHints.forwarded)
                         yield Document(found["meta_data"]["question"], document.id, metadata={"row": found})
                     progress.more(kept=isinstance(found, dict))
+                progress.say()
             except BaseException as raised:
                 error = raised
                 raise
@@ -202,7 +203,7 @@ class Work:
 
 @dataclass
 class Progress:
-    """A line on the terminal every few seconds."""
+    """A line on the terminal every few seconds, and one at the end."""
 
     name: str
     work: Work
@@ -214,10 +215,12 @@ class Progress:
         """One document is finished."""
         self.done += 1
         self.kept += kept
-        now = time.monotonic()
-        if now - self._said < PROGRESS_S:
-            return
-        self._said = now
+        if time.monotonic() - self._said >= PROGRESS_S:
+            self.say()
+
+    def say(self) -> None:
+        """How far it is."""
+        self._said = time.monotonic()
         counters = [caller.counters for caller in self.work.callers.values()]
         calls, stored = sum(one.calls for one in counters), sum(one.from_store for one in counters)
         said = f"{self.done} documents, {self.kept} kept, {calls} calls, {stored} answers from the store"
@@ -249,6 +252,7 @@ def _caller(
         Prices(limits.price_prompt, limits.price_completion),
         total([spent[purpose]] if purpose in spent else []),
         f"{group}.budget",
+        tasks,
     )
     return Caller(
         Endpoint(access),

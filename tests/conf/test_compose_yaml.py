@@ -108,9 +108,9 @@ def changed(config, values):
         ({"reward.url": ["http://a"]}, (), [("reward.url", [], ["http://a"])]),
         ({"data": "d"}, (), [("data", None, "d")]),
         ({"data": "${d"}, ("data",), []),
-        # An empty dictionary is a value, a filled one is its keys.
+        # A dictionary is its keys, and an empty one nothing.
         ({"blend.weights": {"b": 1.0, "a": 0.5}}, (),
-         [("blend.weights", {}, None), ("blend.weights.a", None, 0.5), ("blend.weights.b", None, 1.0)]),
+         [("blend.weights.a", None, 0.5), ("blend.weights.b", None, 1.0)]),
     ],
 )  # fmt: skip
 def test_differences(tiny, values, ignore, wanted):

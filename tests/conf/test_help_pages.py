@@ -9,6 +9,8 @@ import pytest
 
 from conf.compose import groups, keys, options
 from conf.help import field_docs, rows
+from conf.prep import PrepConfig
+from conf.synth import SynthConfig
 from conf.train import DemoConfig, TrainConfig
 from recipes.cli import COMMANDS, main
 
@@ -74,6 +76,9 @@ def test_types_and_defaults():
     assert table["optimizer.betas"] == ("list[float]", "[0.9, 0.95]")
     assert table["blend="] == ("choice", "gpr_up")
     assert {key: default for key, _, default, _ in rows(DemoConfig)}["recipe="] == "tiny"
+    synth = {key: default for key, _, default, _ in rows(SynthConfig)}
+    assert (synth["writer.max_tokens"], synth["solver.max_tokens"], synth["cluster.name"]) == ("2048", "8192", "''")
+    assert ("sources.NAME.sample", "int | None", "null") in {row[:3] for row in rows(PrepConfig)}
 
 
 def test_meanings_are_inherited_and_overridden():

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conf.blend import BlendConfig, load_blend, shipped_blends
-from crossthink.errors import EXIT_FAILED, EXIT_USAGE, UserError
+from crossthink.errors import EXIT_FAILED, EXIT_USAGE, ConfigError, UserError
 from data_prep.blend_sampler import BLOCK, BlendSampler
 from data_prep.blends import MIXED, blend_weights, describe_blend, group_shares, source_groups
 from data_prep.pool import Pool, SourceWriter, rows_file, write_manifest
@@ -86,6 +86,8 @@ def test_the_shipped_blends():
             name, "ours" if name in ("pool", "custom") else "derived"
         )
     assert weights_of(load_blend("pool")) == weights_of(load_blend("nd"))
+    with pytest.raises(ConfigError, match=r"no blend 'mcq-up'. Allowed: .*Did you mean 'mcq_up'\?"):
+        load_blend("mcq-up")
 
 
 def test_two_to_one_is_exact():

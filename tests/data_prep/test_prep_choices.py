@@ -167,11 +167,13 @@ def test_a_dry_run_from_the_command_line(raw_file, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["math.jsonl"]
 
 
-def test_exports_stand_in_the_pool_and_in_the_manifest(raw_file, tmp_path):
+def test_exports_stand_in_the_pool_and_in_the_manifest(raw_file, tmp_path, capsys):
     paths = {name: raw_file(name) for name in SOURCES}
     pool = prepare(tmp_path / "pool", paths, export=["verl", "trl", "nemo_rl", "openrlhf"])
     facts = pool.manifest["exports"]
     assert list(facts) == ["verl", "trl", "nemo_rl", "openrlhf"]
+    printed = "".join(capsys.readouterr().out.split())
+    assert all(f"Export{name}:{pool.path}/exports/{name}" in printed for name in facts)
     table = pq.read_table(pool.path / "exports" / "verl" / "train.parquet")
     assert table.num_rows == len(pool) and table.column("data_source")[0].as_py() == "crossthink/mmlu_train"
     lines = (pool.path / "exports" / "nemo_rl" / "train.jsonl").read_text("utf-8").splitlines()

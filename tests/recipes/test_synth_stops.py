@@ -161,6 +161,7 @@ def test_a_budget_is_never_passed_and_a_larger_one_goes_on(tmp_path: Path) -> No
         done = crossthink(*small)
         assert done.returncode == EXIT_RESUMABLE, done.stderr
         assert "solver.budget.tokens=2000: " in done.stderr and "resume=true" in done.stderr
+        assert "(each of 2 tasks has its even share of what you gave)" in done.stderr
         again = crossthink(*small, "resume=true")
         assert again.returncode == EXIT_RESUMABLE, again.stderr
         tokens = [spent(limited / "answers" / f"0000{task}.sqlite", "solution") for task in (0, 1)]

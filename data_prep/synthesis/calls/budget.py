@@ -54,13 +54,20 @@ class Budget:
         prices: of a million tokens; zeros where cost is of no interest.
         spent: what earlier starts have taken.
         name: the group of its keys, for messages.
+        tasks: that share the limits which the user gave; `tokens` and `cost` are one task's.
 
     Raises:
         ConfigError: a limit is negative, or a limit of cost has no prices.
     """
 
     def __init__(
-        self, tokens: int | None, cost: float | None, prices: Prices, spent: Usage, name: str = "budget"
+        self,
+        tokens: int | None,
+        cost: float | None,
+        prices: Prices,
+        spent: Usage,
+        name: str = "budget",
+        tasks: int = 1,
     ) -> None:
         for key, limit in (("tokens", tokens), ("cost", cost)):
             if limit is not None and limit < 0:
@@ -70,7 +77,7 @@ class Budget:
         if cost is not None and prices.prompt == prices.completion == 0:
             raise ConfigError(f"{name}.cost={cost} needs the prices of a million tokens; they are 0.")
         self.tokens, self.cost, self.prices = tokens, cost, prices
-        self.spent, self._name = spent, name
+        self.spent, self._name, self._tasks = spent, name, tasks
         self._held, self._calls = Usage(), 0
         self._released = asyncio.Event()
 
@@ -111,9 +118,10 @@ class Budget:
             said.append(
                 f"{self._name}.cost={self.cost:g}: {spent:.4f} is spent, the next call may cost {next_call:.4f}"
             )
+        share = f" (each of {self._tasks} tasks has its even share of what you gave)" if self._tasks > 1 else ""
         return BudgetReached(
-            f"The budget is reached. {'; '.join(said)}. Every answer is kept: the same command with a higher budget "
-            "goes on from here."
+            f"The budget is reached. {'; '.join(said)}{share}. Every answer is kept: the same command with a "
+            "higher budget goes on from here."
         )
 
 
