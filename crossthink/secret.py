@@ -17,10 +17,17 @@ def read_secret(token: str | None, key: str = "token") -> str | None:
         key: what messages call it.
 
     Raises:
-        ConfigError: the file cannot be read, or holds nothing.
+        ConfigError: the file cannot be read, or holds nothing; or the secret cannot stand in a header.
     """
-    if not token or not token.startswith(FROM_FILE):
-        return token or None
+    if not token:
+        return None
+    secret = _from_file(token, key) if token.startswith(FROM_FILE) else token
+    if not (secret.isascii() and secret.isprintable()):
+        raise ConfigError(f"{key}= cannot stand in a header: only printable ASCII can.")
+    return secret
+
+
+def _from_file(token: str, key: str) -> str:
     path = Path(token.removeprefix(FROM_FILE))
     try:
         secret = path.read_text("utf-8").strip()

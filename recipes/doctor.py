@@ -207,8 +207,8 @@ def _cuda() -> list[Part]:
 def _transformer_engine() -> list[Part]:
     version = _version("transformer-engine") or _version("transformer_engine")
     if not _importable("transformer_engine"):
-        return [Part("Transformer Engine", NO, "not needed: this release trains without FP8", good=None)]
-    return [Part("Transformer Engine", version or "yes", "found; this release trains without FP8 and does not need it")]
+        return [Part("Transformer Engine", NO, "for GPUs: actor.fp8 and the 7B and 32B recipes need it", good=None)]
+    return [Part("Transformer Engine", version or "yes", "its layers are used where CUDA is there; actor.fp8 needs it")]
 
 
 def _tensorrt_llm() -> list[Part]:
@@ -234,7 +234,11 @@ def _slurm() -> list[Part]:
     tools = [tool for tool in ("sbatch", "srun") if shutil.which(tool)]
     if not tools:
         return [Part("SLURM", NO, "no jobs over several machines from here; this machine alone works", good=None)]
-    version = (machine.tool_output([tools[0], "--version"]) or "").removeprefix("slurm ") or "version unknown"
+    said = machine.tool_output([tools[0], "--version"])
+    if said is None:
+        why = f"{' and '.join(tools)} on PATH, but `{tools[0]} --version` fails: is there a slurm.conf here?"
+        return [Part("SLURM", "not usable", why, good=None)]
+    version = said.removeprefix("slurm ") or "version unknown"
     missing = {"sbatch", "srun"} - set(tools)
     meaning = f"{' and '.join(tools)} on PATH" + (f"; {missing.pop()} is missing" if missing else ": jobs on a cluster")
     return [Part("SLURM", version, meaning, good=None if len(tools) < 2 else True)]
@@ -251,9 +255,9 @@ def _port(host: str, port: int) -> Part:
             listener.listen(1)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            return Part(name, "taken", f"`serve-reward` needs another: port={port + 1}, or port=0 for any", good=None)
+            return Part(name, "taken", f"a server needs another: port={port + 1}, or port=0 for any", good=None)
         return Part(name, NO, f"cannot be used: {error.strerror or error}", good=False)
-    return Part(name, "free", "`serve-reward` can listen here")
+    return Part(name, "free", "a server can listen here")
 
 
 def _disk(path: Path) -> Part:

@@ -23,6 +23,8 @@ from reward_server.listening import BACKLOG, announce, bind, check_listening, en
 if TYPE_CHECKING:
     from recipes.rollout.server.service import Service
 
+log = logging.getLogger("recipes.rollout.serve")
+
 WEIGHTS = ("folder", "refit")
 DEVICES = ("auto", "cpu", "cuda")
 MOST_TOKENS = 8192
@@ -129,6 +131,8 @@ def _serve(config: ServeRolloutConfig, listener: socket.socket) -> None:
     from recipes.rollout.server.openai_api.words import Words
     from reward_server.guard import GuardedProtocol
 
+    facts = {"engine": config.engine, "model": config.model, "weights": config.weights}
+    log.info("starting", extra={"fields": facts})  # a large model takes minutes to load
     quiet_libraries()
     folder = Path(config.model)
     tokenizer = load_tokenizer(folder)

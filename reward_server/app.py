@@ -75,7 +75,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", tags=["health"])
     async def readyz() -> Response:
-        """200 while requests are taken; 503 while the server starts or drains."""
+        """200 while requests are taken; a server that starts does not answer yet, one that ends refuses connections."""
         return AsciiJson({"ready": service.ready}, 200 if service.ready else 503)
 
     @app.get("/metrics", tags=["health"])
@@ -123,5 +123,6 @@ async def read_items(entries: Sequence[Any], turn: Turn) -> list[Item]:
         try:
             items.append(Item.from_json(obj))
         except ValueError as error:
-            raise Refused(422, f"items[{index}].{error}") from error
+            dot = "." if isinstance(obj, dict) else ": "
+            raise Refused(422, f"items[{index}]{dot}{error}") from error
     return items

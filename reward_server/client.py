@@ -68,6 +68,8 @@ class RewardClient:
         outage_limit_s: seconds without an answer of any server before a call fails. "I am full" is an answer.
         token: the servers' shared secret.
         chunk: items per request.
+        group: what stands before the names of these settings where the caller has them; messages say it. Empty: a
+            caller who sets address and token alone.
 
     Raises:
         ConfigError: an address is none.
@@ -80,15 +82,16 @@ class RewardClient:
         outage_limit_s: float = RewardConfig.outage_limit_s,
         token: str | None = None,
         chunk: int = 128,
+        group: str = "reward.",
     ):
         if not urls:
             raise ValueError("urls: at least one reward server is needed")
         self.urls = list(dict.fromkeys(url.rstrip("/") for url in urls))
         for url in self.urls:
-            _check_address(url)
+            _check_address(url, group)
         self.deadline_s = deadline_s
         self.outage_limit_s = outage_limit_s
-        self.chunk = chunk
+        self.chunk, self._group = chunk, group
         self._balance = Balance(self.urls)
         self._rules: tuple[str, str] | None = None  # (hash, the server that gave it)
         self._lock = threading.Lock()
@@ -265,25 +268,26 @@ class RewardClient:
         if given != known:
             other = f"and judged by rules {known} before" if first == server.name else f"{first} by rules {known}"
             raise RewardRefused(
-                f"{server.name} judges by rules {given}, {other}. Give all servers of reward.url one version, one "
-                "match= and one shaping."
+                f"{server.name} judges by rules {given}, {other}. Give all servers of {self._group}url one version, "
+                "one match= and one shaping."
             )
         return given
 
     def _unavailable(self, call: Call) -> RewardUnavailable:
+        longer = f", or raise {self._group}outage_limit_s=" if self._group else ""
         return RewardUnavailable(
             f"No reward server has answered for {call.limit_s:g} s ({self._balance.errors()}). Start one with "
-            "`crossthink serve-reward`, check reward.url=, or raise reward.outage_limit_s=."
+            f"`crossthink serve-reward`, check {self._group}url={longer}."
         )
 
 
-def _check_address(url: str) -> None:
+def _check_address(url: str, group: str) -> None:
     try:
         address = httpx.URL(url)
     except httpx.InvalidURL:
         address = httpx.URL("")
     if address.scheme not in ("http", "https") or not address.host:
-        raise ConfigError(f"reward.url: {show(url)} is no address such as http://127.0.0.1:8900.")
+        raise ConfigError(f"{group}url: {show(url)} is no address such as http://127.0.0.1:8900.")
 
 
 def _decode(reply: _Reply, server: Server) -> Any:

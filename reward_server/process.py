@@ -17,6 +17,8 @@ from typing import Any
 
 import psutil
 
+from crossthink.errors import UserError
+
 START_S = 120.0
 """Wall seconds in which the nursery must import everything."""
 FORK_S = 30.0
@@ -33,7 +35,7 @@ WALL_MIN_S = 60.0
 """Least wall seconds of that guard."""
 
 
-class WorkerFailed(Exception):
+class WorkerFailed(UserError):
     """A worker or the nursery died or did not start. Not the answer's fault, as far as one can know."""
 
 
@@ -122,10 +124,15 @@ class Nursery:
             )
         try:
             await self._line(START_S)
-        except (OSError, EOFError, asyncio.TimeoutError) as error:
-            code = self._process.returncode
+        except asyncio.TimeoutError as error:
             await self.close()
-            raise WorkerFailed(f"the nursery did not start (exit code {code}; its message is above)") from error
+            why = f"was not ready within {START_S:g} s. Is the machine busy with other work?"
+            raise WorkerFailed(f"the process that math workers are forked from {why}") from error
+        except (OSError, EOFError) as error:
+            process = self._process
+            await self.close()
+            why = f"ended with code {process.returncode} before it was ready; what it said is above."
+            raise WorkerFailed(f"the process that math workers are forked from {why}") from error
 
     async def _fork(self) -> WorkerProcess:
         assert self._control is not None

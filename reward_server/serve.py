@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import math
 import socket
 import subprocess
@@ -20,6 +21,8 @@ from reward_server.app import create_app
 from reward_server.guard import GuardedProtocol
 from reward_server.listening import BACKLOG, announce, bind, check_listening, end_cleanly, is_loopback
 from reward_server.verdicts import MATCHES
+
+log = logging.getLogger(__name__)
 
 GC_THRESHOLD = (5_000, 10, 10)
 """Of Python's garbage collector: a batch makes thousands of objects and hardly a cycle."""
@@ -43,6 +46,7 @@ def run(config: ServeRewardConfig) -> None:
     Raises:
         ConfigError: before anything starts, for a value out of range, a port in use, or an address that others can
             reach without a token.
+        UserError: the workers, or NeMo-Aligner's endpoint, do not start.
     """
     die_with_told_parent()
     config = replace(config, token=read_secret(config.token))
@@ -53,7 +57,7 @@ def run(config: ServeRewardConfig) -> None:
         end_cleanly()
         server.run(sockets=[listener])
     if server.failure is not None:
-        raise UserError(server.failure)
+        raise server.failure
 
 
 def check(config: ServeRewardConfig) -> None:
@@ -64,6 +68,9 @@ def check(config: ServeRewardConfig) -> None:
     for key, least in _LEAST.items():
         if getattr(config, key) < least:
             raise ConfigError(f"{key}={getattr(config, key)} is too small: at least {least}.")
+    for key in ("deadline_s", "drain_s"):
+        if not math.isfinite(getattr(config, key)):
+            raise ConfigError(f"{key}={getattr(config, key)} is no finite number of seconds.")
     if not config.deadline_s > 0:
         raise ConfigError(f"deadline_s={config.deadline_s} must be above 0.")
     if config.invalid_as is not None and not math.isfinite(config.invalid_as):
@@ -73,10 +80,11 @@ def check(config: ServeRewardConfig) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Says where it listens once it answers, keeps NeMo-Aligner's endpoint beside it, and says when it takes no more.
+    """Starts the workers before it answers and ends them last, says where it listens, keeps NeMo-Aligner's endpoint
+    beside it, and says when it takes no more.
 
     Attributes:
-        failure: why it ended, where nobody had asked it to.
+        failure: why it did not start, or ended where nobody had asked it to.
     """
 
     def __init__(self, config: ServeRewardConfig, listener: socket.socket):
@@ -87,15 +95,28 @@ class _Server(uvicorn.Server):
                 http=GuardedProtocol,
                 log_config=None,
                 access_log=False,
+                lifespan="off",
                 timeout_graceful_shutdown=math.ceil(config.drain_s),
                 backlog=BACKLOG,
             )
         )
         self._served, self._listener, self._service = config, listener, app.state.service
         self._triton: subprocess.Popen | None = None
-        self.failure: str | None = None
+        self.failure: UserError | None = None
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        try:
+            await super().serve(sockets)
+        finally:
+            await self._service.__aexit__()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        log.info("starting", extra={"fields": {"workers": self._served.workers, "warm_up": self._served.warm_up}})
+        try:
+            await self._service.__aenter__()
+        except UserError as error:
+            self.failure, self.should_exit = error, True
+            return
         await super().startup(sockets)
         if not self.started:
             return
@@ -109,7 +130,7 @@ class _Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         if self._triton is not None and (code := self._triton.poll()) is not None and not self.should_exit:
-            self.failure = f"NeMo-Aligner's endpoint ended with code {code}; its own message is above."
+            self.failure = UserError(f"NeMo-Aligner's endpoint ended with code {code}; its own message is above.")
             return True
         return await super().on_tick(counter)
 

@@ -15,11 +15,15 @@ def check(config: ServeRewardConfig, host_is_open: bool) -> None:
     """Refuse what cannot be served. Raises ConfigError naming the key."""
     pytriton = config.pytriton
     if pytriton.port is None:
+        if idle := [key for key in ("data", "tokenizer") if getattr(pytriton, key)]:
+            raise ConfigError(f"pytriton.{idle[0]}= does nothing without pytriton.port=, which starts the endpoint.")
         return
     if not 1 <= pytriton.port <= 65535:
         raise ConfigError(f"pytriton.port={pytriton.port} is no TCP port: 1 to 65535.")
     for key in ("data", "tokenizer"):
-        if not (path := getattr(pytriton, key)) or not os.path.exists(path):
+        if not (path := getattr(pytriton, key)):
+            raise ConfigError(f"pytriton.{key}= is missing; it is needed with pytriton.port=.")
+        if not os.path.exists(path):
             raise ConfigError(f"pytriton.{key}={path} does not exist; it is needed with pytriton.port=.")
     if host_is_open and not pytriton.allow_open:
         raise ConfigError(

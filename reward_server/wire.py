@@ -105,7 +105,7 @@ async def read_body(request: Request, max_mb: int) -> bytes:
 
 async def _read_body(request: Request, max_mb: int) -> bytes:
     limit = max_mb << 20
-    too_long = Refused(413, f"body: longer than max_body_mb={max_mb} MiB; send fewer items at a time")
+    too_long = Refused(413, f"body: longer than max_body_mb={max_mb} MiB; send less at a time")
     declared = request.headers.get("content-length", "")
     if declared.isdigit() and int(declared) > limit:
         raise too_long

@@ -129,7 +129,7 @@ class SafetensorsFolder:
         try:
             return safe_open(self.folder / file, framework="pt")
         except (SafetensorError, OSError) as error:
-            raise UserError(f"{self.folder / file} cannot be read as safetensors: {error}") from error
+            raise UserError(f"{self.folder / file} cannot be read as safetensors: {error}. Copy it again.") from error
 
     def _open_for(self, name: str) -> safe_open:
         if name not in self.files:

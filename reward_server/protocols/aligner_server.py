@@ -81,7 +81,8 @@ def serve(args: argparse.Namespace) -> None:
     print(f"reading {args.data}", flush=True)
     tokenizer = Tokenizer(args.tokenizer)
     book = GoldBook.open(args.data, tokenizer)
-    with RewardClient(args.url, deadline_s=args.deadline_s, token=os.environ.get("CROSSTHINK_TOKEN")) as client:
+    token = os.environ.get("CROSSTHINK_TOKEN")
+    with RewardClient(args.url, deadline_s=args.deadline_s, token=token, group="") as client:
         client.score([PROBE])
         done = threading.Event()
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -77,7 +77,7 @@ class _State:
         with self.lock:
             idle = self.idle.setdefault(key, [])
             client = idle.pop() if idle else None
-        client = client or RewardClient(list(key[0]), deadline_s=DEADLINE_S, token=key[1])
+        client = client or RewardClient(list(key[0]), deadline_s=DEADLINE_S, token=key[1], group="")
         try:
             yield client
         finally:

@@ -42,3 +42,10 @@ def test_a_secret_never_stands_in_a_message(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:
         read_secret(f"@{path}")
     assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("token", ["hunter2é", "hunter2\nX-More: 1"])
+def test_what_no_header_carries(token: str) -> None:
+    with pytest.raises(ConfigError, match="reward.token= cannot stand in a header") as refused:
+        read_secret(token, "reward.token")
+    assert "hunter2" not in str(refused.value)

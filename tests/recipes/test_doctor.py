@@ -123,3 +123,6 @@ def test_slurm_on_the_path(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", str(tmp_path))
     part = by_name(DoctorConfig(ports=[]))["SLURM"]
     assert part.found == "23.11.4" and part.good
+    (tmp_path / "sbatch").write_text("#!/bin/sh\nexit 1\n")
+    part = by_name(DoctorConfig(ports=[]))["SLURM"]
+    assert part.found == "not usable" and part.good is None and "slurm.conf" in part.meaning

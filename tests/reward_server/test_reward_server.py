@@ -2,16 +2,22 @@
 
 import contextlib
 import json
+import math
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
 import httpx
 import psutil
 import pytest
-from reward_helpers import item, serving, spawn, wait_until
+from reward_helpers import ROOT, RUN, item, serving, spawn, wait_until
 
+from conf.reward import PyTritonConfig, ServeRewardConfig
+from crossthink.errors import ConfigError
+from reward_server.serve import check
 from reward_server.verdicts import rules_hash
 
 JSON = {"content-type": "application/json"}
@@ -72,7 +78,7 @@ GOOD = item().to_json()
         (b"[" * 100_000, 422, ["body"]),
         ([], 422, ["items"]),
         ({"items": 5}, 422, ["items"]),
-        ({"items": [GOOD, 5]}, 422, ["items[1]", "JSON object"]),
+        ({"items": [GOOD, 5]}, 422, ["items[1]: is 5", "JSON object"]),
         ({"items": [GOOD, {**GOOD, "kind": "x"}]}, 422, ["items[1].kind", "mcq, open, math"]),
         (
             {"items": [{k: v for k, v in GOOD.items() if k != "ground_truth"}]},
@@ -156,6 +162,7 @@ def test_exact_mode():
         ({"match": "fuzzy"}, ["match=fuzzy", "equivalent, exact"]),
         ({"workers": 0}, ["workers=0", "at least 1"]),
         ({"deadline_s": 0}, ["deadline_s=0"]),
+        ({"drain_s": math.nan}, ["drain_s=nan", "finite"]),
         ({"port": 70000}, ["port=70000"]),
         ({"token": " "}, ["token="]),
         ({"host": "no.such.host.invalid", "token": "x"}, ["host=no.such.host.invalid"]),
@@ -165,6 +172,20 @@ def test_impossible_configurations(config, parts):
     process = spawn(**config)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 2 and all(part in stderr for part in parts) and "Traceback" not in stderr
+
+
+def test_half_of_nemo_aligners_endpoint_is_refused():
+    with pytest.raises(ConfigError, match="pytriton.data= does nothing without pytriton.port="):
+        check(ServeRewardConfig(pytriton=PyTritonConfig(data="rows.jsonl")))
+    with pytest.raises(ConfigError, match="pytriton.data= is missing"):
+        check(ServeRewardConfig(pytriton=PyTritonConfig(port=5555)))
+
+
+def test_workers_that_do_not_start_are_told_in_a_sentence():
+    early = "import reward_server.process as process; process.START_S = 0.001\n"
+    words = [sys.executable, "-c", early + RUN, json.dumps({"port": 0})]
+    ended = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 1 and "not ready within 0.001 s" in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_a_port_in_use_is_named(server):

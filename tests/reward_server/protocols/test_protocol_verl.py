@@ -10,7 +10,7 @@ import threading
 import pytest
 from protocol_helpers import boxed, environment, label
 
-from crossthink.errors import UserError
+from crossthink.errors import ConfigError, UserError
 from reward_server.client import RewardUnavailable
 from reward_server.protocols import judges
 from reward_server.protocols.rewards import InvalidItems
@@ -45,6 +45,11 @@ def test_exact_match_and_prefilled_thinking():
     assert compute_score(*given, label(), think_prefilled=True)["score"] == 1.0
     assert compute_score(*given, label(think_prefilled=True))["score"] == 1.0
     assert compute_score(*given, label())["score"] == 0.0
+
+
+def test_an_address_that_is_none_is_called_as_verl_calls_it():
+    with pytest.raises(ConfigError, match="^url: .* no address such as"):
+        score(url="127.0.0.1:8900")
 
 
 def test_one_judge_for_many_threads():
