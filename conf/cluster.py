@@ -89,7 +89,10 @@ class ClusterConfig:
 
 @dataclass
 class SubmitConfig(TrainConfig):
-    """Train on a SLURM cluster: renders a batch script, checks it, submits it. Takes all keys of `train`."""
+    """Train on a SLURM cluster: renders a batch script, checks it, submits it. Takes all keys of `train`.
+
+    `--dry-run` prints the script, and writes and queues nothing.
+    """
 
     defaults: list[Any] = field(default_factory=lambda: [*_train_defaults(recipe=None), {"cluster": None}])
     cluster: ClusterConfig = field(default_factory=ClusterConfig)

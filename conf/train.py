@@ -129,7 +129,7 @@ class TrainConfig:
     out: str = MISSING
     """The run folder."""
     resume: bool = False
-    """Continue the run in out from its newest checkpoint."""
+    """Continue the run in out from its newest checkpoint; begin it where out holds none."""
     data: str | None = None
     """Pool folder made by prep; recipe=tiny makes its own demo pool."""
     seed: int = 0
@@ -171,7 +171,11 @@ class TrainConfig:
 
 @dataclass
 class DemoConfig(TrainConfig):
-    """The whole job on this machine: data, warm start, reward server, training, evaluation, report."""
+    """The whole job on this machine: data, warm start, reward server, training, evaluation, report.
+
+    The defaults below are those of train. The demo is always recipe=tiny, which sets smaller ones (70 steps of 32 × 8
+    samples, for example): `crossthink demo --cfg` prints what it runs with. Your own key=value wins.
+    """
 
     defaults: list[Any] = field(default_factory=lambda: _train_defaults(recipe="tiny"))
 

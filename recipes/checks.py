@@ -8,9 +8,12 @@ from urllib.parse import urlsplit
 
 from conf.algorithm import ALGORITHMS, AVERAGES, KL_ESTIMATORS, KL_PLACES, AlgorithmConfig
 from conf.compose import options
+from conf.reward import RewardConfig, ShapingConfig
 from conf.rollout import ENGINES, KV_DTYPES, TRANSPORTS
 from conf.train import BEST_METRICS, TrainConfig
 from crossthink.errors import ConfigError
+from reward_server import shaping
+from reward_server.verdicts import MATCHES
 
 # Keys that one of the two algorithms has no use for.
 ONLY_OF = {
@@ -85,7 +88,7 @@ def check_checkpoint(config: TrainConfig) -> None:
 
 
 def check_rollout(config: TrainConfig) -> None:
-    """Refuse rollout servers, and ways of using them, that cannot work.
+    """Refuse rollout servers, and ways of using them, that cannot work; and addresses of servers that are none.
 
     Raises:
         ConfigError: names key, value and what is allowed.
@@ -104,10 +107,11 @@ def check_rollout(config: TrainConfig) -> None:
             f"rollout.servers={rollout.servers} starts own servers, and rollout.url={rollout.url} names others. "
             "Drop one of the two."
         )
-    for url in rollout.url:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ConfigError(f"rollout.url={url} is no address: http://HOST:PORT.")
+    for key, urls in (("rollout.url", rollout.url), ("reward.url", config.reward.url)):
+        for url in urls:
+            parts = urlsplit(url)
+            if parts.scheme not in ("http", "https") or not parts.hostname:
+                raise ConfigError(f"{key}={url} is no address: http://HOST:PORT.")
     if rollout.token is not None and not has_rollout_servers(config):
         raise ConfigError("rollout.token is the secret of rollout servers, and the run has none. Drop it.")
     if not has_rollout_servers(config):
@@ -182,6 +186,10 @@ def check_model(config: TrainConfig) -> None:
         raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
 
 
+def _given(number: int | None) -> int:
+    return 1 if number is None else number
+
+
 def check_numbers(config: TrainConfig) -> None:
     """Refuse numbers that no run can have.
 
@@ -198,8 +206,8 @@ def check_numbers(config: TrainConfig) -> None:
         ("max_response_tokens", config.max_response_tokens, 1),
         ("actor.tensor_parallel", config.actor.tensor_parallel, 1),
         ("actor.pipeline_parallel", config.actor.pipeline_parallel, 1),
-        ("actor.data_parallel", config.actor.data_parallel or 1, 1),
-        ("actor.threads", config.actor.threads or 1, 1),
+        ("actor.data_parallel", _given(config.actor.data_parallel), 1),
+        ("actor.threads", _given(config.actor.threads), 1),
         ("eval.every", config.eval.every, 0),
         ("warm_start.steps", config.warm_start.steps, 1),
         ("seed", config.seed, 0),
@@ -222,6 +230,25 @@ def check_numbers(config: TrainConfig) -> None:
     ):
         if not least <= number <= most:
             raise ConfigError(f"{key}={number} is out of range: {least} to {most}.")
+
+
+def check_reward(reward: RewardConfig) -> None:
+    """Refuse rules that no reward server has, and such as the servers of others would not hear of.
+
+    Raises:
+        ConfigError: names key, value and what is allowed.
+    """
+    if reward.match not in MATCHES:
+        raise ConfigError(f"reward.match={reward.match} is not allowed. Allowed: {', '.join(MATCHES)}.")
+    if reward.url and reward.shaping != ShapingConfig():
+        raise ConfigError(
+            f"reward.shaping is for the run's own reward server, and reward.url={reward.url} names others. Give it to "
+            "them (`crossthink serve-reward shaping.KEY=VALUE`), or drop one of the two."
+        )
+    try:
+        shaping.check(reward.shaping)
+    except ConfigError as error:
+        raise ConfigError(f"reward.{error}") from error
 
 
 def check_profile(config: TrainConfig) -> None:

@@ -72,7 +72,7 @@ def _work(config: DemoConfig, out: Path) -> int:
         check_held_out(config)
         _evaluate(config, out / BASE, out / EVAL_BASE, urls)
         _say("training", out)
-        code = train.run_claimed(config, urls, launch.OwnServers())
+        code = EXIT_DONE if train.is_finished(config) else train.run_claimed(config, urls, launch.OwnServers())
         if code == EXIT_DONE:
             _evaluate(config, out, out / EVAL_FINAL, urls)
     return code

@@ -26,7 +26,8 @@ from crossthink.procs import PARENT, PORT_FILE, stop
 from crossthink.secret import FROM_FILE, read_secret
 from recipes.run_files import tail
 
-START_S = 60.0
+START_S = 180.0
+"""Long: on a machine full of other work a start alone takes more than a minute."""
 POLL_S = 0.1
 MOST_RESTARTS = 3
 """Restarts in a row, none of which served a request, before the run is told to end."""
@@ -157,7 +158,10 @@ class OwnServer:
             if self._child.poll() is not None:
                 raise UserError(f"The {self._what} ended with code {self._child.returncode}: {tail(self._log)}")
             time.sleep(POLL_S)
-        raise UserError(f"The {self._what} did not answer within {self._start_s:g} s: {tail(self._log)}")
+        raise UserError(
+            f"The {self._what} did not answer within {self._start_s:g} s: this machine may be too busy. The end of "
+            f"{self._log}: {tail(self._log)}"
+        )
 
     def _keep(self) -> None:
         """Start the server again as often as it ends, and end it with the block."""

@@ -17,6 +17,7 @@ from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import NO_SPACE, atomic_file, names_full_disk, write_json
 from recipes import machine
+from recipes.run_files import LOGS
 
 CONFIG = "config.yaml"
 MANIFEST = "manifest.json"
@@ -68,12 +69,16 @@ def read_config(out: Path) -> TrainConfig | None:
 def claim(config: TrainConfig) -> None:
     """Make `config.out` the run folder of this config, or check that it is.
 
+    What a start left that failed before it made anything is no run: another config may have the folder.
+
     Raises:
         ConfigError: it holds another run, or this one without `resume=true`; says what differs and what to do.
     """
     out = Path(config.out)
     known = read_config(out)
-    if known is None:
+    if known is not None and {p.name for p in out.iterdir()} <= {LOCK, CONFIG, LOGS, MANIFEST}:
+        (out / MANIFEST).unlink(missing_ok=True)
+    elif known is None:
         strangers = sorted(p.name for p in out.iterdir() if p.name != LOCK)
         if strangers:
             raise ConfigError(
@@ -99,7 +104,7 @@ def check_continues(known: Any, config: Any, what: str, may_change: Sequence[str
     """
     changed = differences(known, config, ignore=may_change)
     if changed:
-        values = "; ".join(f"{key} was {old}, now {new}" for key, old, new in changed[:5])
+        values = "; ".join(f"{key} was {_word(old)}, now {_word(new)}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
             f"out={config.out} holds {'an' if what[0] in 'aeiou' else 'a'} {what} with another config: {values}{more}. "
@@ -109,6 +114,11 @@ def check_continues(known: Any, config: Any, what: str, may_change: Sequence[str
         raise ConfigError(
             f"out={config.out} already holds this {what}. Add resume=true to continue it, or choose another out=."
         )
+
+
+def _word(value: Any) -> str:
+    """A value as a command line has it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def record_manifest(out: Path, facts: dict[str, Any]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from conf.reward import ShapingConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, ConfigError
 from crossthink.files import sha256_file
@@ -23,6 +22,7 @@ from recipes.checks import (
     check_model,
     check_numbers,
     check_profile,
+    check_reward,
     check_rollout,
     check_tracking,
 )
@@ -36,7 +36,6 @@ from recipes.run_folder import (
     record_manifest,
     training_pool,
 )
-from reward_server import shaping
 
 POOL_TEMPLATES = ("question_template", "answer_template")  # keys of prep that a run may insist on
 
@@ -66,9 +65,21 @@ def run(config: TrainConfig, servers: launch.Servers | None = None) -> int:
         return EXIT_DONE
     with locked(out):
         claim(config)
+        if is_finished(config):
+            return EXIT_DONE
         (out / LOGS).mkdir(exist_ok=True)
         with servers.reward(config, out / LOGS / "reward_server.log") as urls:
             return run_claimed(config, urls, servers)
+
+
+def is_finished(config: TrainConfig) -> bool:
+    """Whether the run has all its steps, which is then said."""
+    from recipes.rl import checkpoints
+
+    finished = checkpoints.is_finished(Path(config.out), config.steps)
+    if finished:
+        print(f"{config.out} is finished: it has its {config.steps} steps. Raise steps= to train on.", file=sys.stderr)
+    return finished
 
 
 def run_claimed(config: TrainConfig, urls: list[str], servers: launch.Servers) -> int:
@@ -76,11 +87,6 @@ def run_claimed(config: TrainConfig, urls: list[str], servers: launch.Servers) -
     out = Path(config.out)
     print(plan(config), file=sys.stderr)
     rules = _rules(config, urls)  # asked now: an unreachable server should be known before anything is made
-    from recipes.rl import checkpoints
-
-    if checkpoints.is_finished(out, config.steps):
-        print(f"{out} is finished: it has its {config.steps} steps. Raise steps= to train on.", file=sys.stderr)
-        return EXIT_DONE
     prepare.prepare(config)
     pool = check_pool(config)
     print(blend_plan(config, pool), file=sys.stderr)
@@ -125,13 +131,9 @@ def check(config: TrainConfig, elsewhere: Elsewhere | None = None) -> None:
     check_checkpoint(config)
     check_rollout(config)
     job_end(os.environ)
-    _check_shaping(config)
-    for key, value, allowed in (
-        ("reward.match", config.reward.match, ("equivalent", "exact")),
-        ("blend.by", config.blend.by, BY),
-    ):
-        if value not in allowed:
-            raise ConfigError(f"{key}={value} is not allowed. Allowed: {', '.join(allowed)}.")
+    check_reward(config.reward)
+    if config.blend.by not in BY:
+        raise ConfigError(f"blend.by={config.blend.by} is not allowed. Allowed: {', '.join(BY)}.")
     check_model(config)
     world = world_size(config) if elsewhere is None else elsewhere.world
     check_actor(config, world, None if elsewhere is None else elsewhere.machine)
@@ -208,19 +210,6 @@ def blend_plan(config: TrainConfig, pool: Pool) -> str:
     shares = blend_weights(pool.counts, pool.groups, config.blend, str(pool.path))
     draws = config.steps * config.prompts_per_step
     return describe_blend(pool.counts, pool.groups, config.blend, shares, draws)
-
-
-def _check_shaping(config: TrainConfig) -> None:
-    reward = config.reward
-    if reward.url and reward.shaping != ShapingConfig():
-        raise ConfigError(
-            f"reward.shaping is for the run's own reward server, and reward.url={reward.url} names others. Give it to "
-            "them (`crossthink serve-reward shaping.KEY=VALUE`), or drop one of the two."
-        )
-    try:
-        shaping.check(reward.shaping)
-    except ConfigError as error:
-        raise ConfigError(f"reward.{error}") from error
 
 
 def _check_source_weights(config: TrainConfig, pool: Pool) -> None:

@@ -163,7 +163,13 @@ def check_cluster(config: SubmitConfig) -> None:
             "sbatch is not on the path: submit from a login node of the cluster, or see the script with --dry-run. "
             "`slurm/local_cluster.sh start` makes a cluster on this machine to rehearse on."
         )
-    known = scheduler.partitions()
+    try:
+        known = scheduler.partitions()
+    except UserError as error:
+        raise UserError(
+            "SLURM does not answer here. Submit from a login node of the cluster, or see the script with --dry-run. "
+            f"{error}"
+        ) from error
     default = next((name for name, partition in known.items() if partition.is_default), None)
     wanted: Counter[str] = Counter()
     for part in components(config):

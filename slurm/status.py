@@ -139,9 +139,10 @@ def as_text(found: Status) -> str:
     """The status in a few lines."""
     lines = [f"run       {found.run}", f"step      {found.step} of {found.steps}, saved {found.saved}"]
     if found.reward is not None and found.step_s is not None and found.left_s is not None:
-        lines.append(f"reward    {found.reward:.3f} over the last {RECENT} steps")
+        lines.append(f"reward    {found.reward:.3f} over the last {min(RECENT, found.step)} steps")
         done = datetime.fromtimestamp(time.time() + found.left_s).strftime("%Y-%m-%d %H:%M")
-        lines.append(f"speed     {found.step_s:.1f} s a step; {_hours(found.left_s)} left: {done} without waiting")
+        left = f"{_hours(found.left_s)} left: {done} without waiting" if found.step < found.steps else "none is left"
+        lines.append(f"speed     {found.step_s:.1f} s a step; {left}")
     if found.jobs is None:
         lines.append(f"jobs      {found.unasked}")
     elif not found.jobs:

@@ -36,8 +36,10 @@ def config_of(out, **changes):
 
 
 def claimed(folder):
+    """The folder of a run that has begun."""
     with locked(folder):
         claim(config_of(folder))
+    (folder / "metrics.jsonl").touch()
     return folder
 
 
@@ -63,7 +65,19 @@ def refused(config):
 
 def test_a_new_folder_is_made_and_claimed(out):
     assert read_config(out) == config_of(out)
-    assert sorted(p.name for p in out.iterdir()) == [".lock", "config.yaml"]
+    assert sorted(p.name for p in out.iterdir()) == [".lock", "config.yaml", "metrics.jsonl"]
+
+
+def test_a_start_that_failed_before_it_made_anything_holds_no_folder(tmp_path):
+    out = tmp_path / "run"
+    with locked(out):
+        claim(config_of(out))
+    (out / "logs").mkdir()
+    (out / "manifest.json").write_text("{}")
+    other = config_of(out, seed=5)
+    with locked(out):
+        claim(other)
+    assert read_config(out) == other and not (out / "manifest.json").exists()
 
 
 def test_no_run_has_no_config(tmp_path):
@@ -105,7 +119,7 @@ def test_a_resume_may_change_where_and_how_long(out):
     ("key", "value", "says"),
     [
         ("seed", 1, "seed was 0, now 1"),
-        ("data", "pool", "data was None, now pool"),
+        ("data", "pool", "data was null, now pool"),
         ("prompts_per_step", 4, "prompts_per_step was 128, now 4"),
         ("updates_per_rollout", 2, "updates_per_rollout was 1, now 2"),
         ("max_response_tokens", 9, "max_response_tokens was 4000, now 9"),
@@ -114,9 +128,9 @@ def test_a_resume_may_change_where_and_how_long(out):
         ("sampling__temperature", 0.7, "sampling.temperature was 1.0, now 0.7"),
         ("reward__match", "exact", "reward.match was equivalent, now exact"),
         ("blend__weights", {"math": 1.0}, "blend.weights"),
-        ("model__path", "/elsewhere", "model.path was None, now /elsewhere"),
+        ("model__path", "/elsewhere", "model.path was null, now /elsewhere"),
         ("warm_start__steps", 5, "warm_start.steps was"),
-        ("eval__data", "held_out", "eval.data was None, now held_out"),
+        ("eval__data", "held_out", "eval.data was null, now held_out"),
     ],
 )
 def test_a_resume_may_not_change_what_the_run_is(untouched, key, value, says):

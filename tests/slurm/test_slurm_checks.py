@@ -101,7 +101,7 @@ def test_a_cluster_without_a_default_partition(refuses: Callable[..., str], slur
 def test_a_cluster_that_does_not_answer(refuses: Callable[..., str], slurm: FakeSlurm) -> None:
     slurm.says("sinfo", err="slurm_load_partitions: Unable to contact slurm controller", code=1)
     message = refuses(kind=UserError)
-    assert "sinfo" in message and "Unable to contact slurm controller" in message
+    assert "sinfo" in message and "Unable to contact slurm controller" in message and "login node" in message
 
 
 def test_what_slurm_itself_refuses(refuses: Callable[..., str], slurm: FakeSlurm) -> None:

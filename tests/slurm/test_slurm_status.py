@@ -9,7 +9,7 @@ import pytest
 from submit_helpers import FakeSlurm, attempt, checkpoint, end, fake_slurm, hide_slurm, settled_config, submitted
 
 from conf.cluster import StatusConfig
-from crossthink.errors import ConfigError
+from crossthink.errors import ConfigError, UserError
 from recipes.run_folder import claim
 from slurm.attempt import Outcome, write_outcome
 from slurm.decide import cause_of
@@ -143,7 +143,7 @@ def test_a_run_that_ended(slurm: FakeSlurm, folder: Path, capsys: pytest.Capture
     write_outcome(folder, Outcome("41.0", 0, 20, "done", "", "", 0.0))
     said = text(folder, capsys)
     assert said["jobs"] == ["none waits or runs"] and said["attempt"] == ["41.0: done, saved step 20, code 0"]
-    assert "error" not in said and "0 min 0 s left" in said["speed"][0]
+    assert "error" not in said and said["speed"] == ["10.0 s a step; none is left"]
 
 
 def test_without_slurm_the_folder_alone_is_read(
@@ -154,6 +154,7 @@ def test_without_slurm_the_folder_alone_is_read(
     said = text(folder, capsys)
     assert said["jobs"] == ["SLURM is not here"] and said["step"] == ["1 of 20, saved 0"]
     assert "5 h 16 min left" in said["speed"][0]  # 19 steps of 1000 s
+    assert said["reward"][0].endswith("over the last 1 steps")
 
 
 def test_a_run_that_was_never_submitted(folder: Path, slurm: FakeSlurm) -> None:
@@ -161,6 +162,12 @@ def test_a_run_that_was_never_submitted(folder: Path, slurm: FakeSlurm) -> None:
     found = status(folder)
     assert (found.jobs, found.attempt, found.attempts, found.error) == ([], None, [], None)
     assert slurm.calls("squeue") == []
+
+
+def test_a_damaged_line_is_named(folder: Path, slurm: FakeSlurm) -> None:
+    (folder / "metrics.jsonl").write_bytes(b'{"step": 1, "rew\n\xff\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read as JSON lines: line 1: "):
+        status(folder)
 
 
 @pytest.mark.parametrize("name", ["none", "empty"])

@@ -147,6 +147,13 @@ def test_a_dry_run_needs_no_slurm(
     assert "#SBATCH --nodes=50" in capsys.readouterr().out and not out.parent.exists()
 
 
+def test_a_dry_run_where_slurm_does_not_answer(slurm: FakeSlurm, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    slurm.says("sinfo", err="sinfo: fatal: Could not establish a configuration source", code=1)
+    assert run(config(out), dry_run=True) == 0
+    said = capsys.readouterr()
+    assert said.out.startswith("#!/bin/bash\n") and "unchecked" in said.err and "configuration source" in said.err
+
+
 def test_the_command_itself(slurm: FakeSlurm, out: Path) -> None:
     words = ["recipe=tiny", "cluster=bare", "cluster.gres=null", f"out={out}", "nodes.gpus_per_node=1", "--dry-run"]
     done = subprocess.run(

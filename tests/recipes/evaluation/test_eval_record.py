@@ -160,7 +160,7 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
         ({"data": "other"}, "data was d, now other"),
         ({"runs": 3}, "runs was 2, now 3"),
         ({"temperature": 1.0}, "temperature was 0.0, now 1.0"),
-        ({"limit": 3}, "limit was None, now 3"),
+        ({"limit": 3}, "limit was null, now 3"),
     ],
 )
 def test_another_config_is_refused(tmp_path: Path, values: dict[str, Any], says: str) -> None:
