@@ -66,6 +66,8 @@ class EvalConfig(QuestionsConfig):
 
     defaults: list[Any] = field(default_factory=lambda: ["_self_", {"rollout": "local"}])
 
+    out: str = MISSING
+    """Folder for samples.jsonl and summary.json."""
     checkpoint: str | None = None
     """A run folder, one of its checkpoints, or a Hugging Face model folder. Or give endpoint=."""
     checkpoints: str = "last"
@@ -89,7 +91,5 @@ class EvalConfig(QuestionsConfig):
     """CPU threads of the local engine; null: all cores."""
     rollout: LocalRolloutConfig = field(default_factory=LocalRolloutConfig)
     reward: RewardConfig = field(default_factory=RewardConfig)
-    out: str = MISSING
-    """Folder for samples.jsonl and summary.json."""
     resume: bool = False
     """Go on with the evaluation in out, which was stopped."""

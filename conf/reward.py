@@ -82,7 +82,7 @@ class RewardConfig:
     """Where rewards come from, and when the trainer gives up."""
 
     url: list[str] = field(default_factory=list)
-    """Reward servers; empty: `train` starts its own."""
+    """Reward servers, such as http://127.0.0.1:8900; empty: the command starts one of its own."""
     match: str = "equivalent"
     """Rule of the own server: equivalent or exact."""
     shaping: ShapingConfig = field(default_factory=ShapingConfig)

@@ -237,6 +237,8 @@ class Endpoint:
 
     def _refused(self, error: openai.APIStatusError) -> EndpointRefused:
         hint = f" Give its key: {self.access.group}.token=@FILE." if error.status_code in (401, 403) else ""
+        if error.status_code == 404:
+            hint = f" Is it the base address, which mostly ends in /v1, and {self.access.group}.model= the right name?"
         words = _words(error)
         return EndpointRefused(f"{self.label} refused ({error.status_code}): {words}.{hint}", error.status_code, words)
 

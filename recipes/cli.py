@@ -27,7 +27,7 @@ class Command:
 COMMANDS = {
     "demo": Command("conf.train:DemoConfig", "recipes.demo", "the whole job on this machine, in a few minutes"),
     "prep": Command(
-        "conf.prep:PrepConfig", "data_prep.prep", "sources → templates → filters → a pool of questions", dry_run=True
+        "conf.prep:PrepConfig", "data_prep.prep", "sources → filters → templates → a pool of questions", dry_run=True
     ),
     "synth": Command(
         "conf.synth:SynthConfig",

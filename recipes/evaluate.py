@@ -16,6 +16,7 @@ from conf.rollout import LocalRolloutConfig
 from conf.train import TrainConfig
 from crossthink.errors import EXIT_DONE, ConfigError
 from crossthink.files import write_json
+from recipes.checks import check_reward
 from recipes.evaluation import record
 from recipes.evaluation.questions import QuestionSet, from_benchmarks, from_pool, join
 from recipes.evaluation.run import evaluate, fitting, identity
@@ -49,6 +50,8 @@ def run(config: EvalConfig) -> int:
     check(config)
     with StopRequest() as stop:
         targets = checkpoints_of(config)
+        for one in targets:
+            check_ends(one)
         questions = read_questions(config)
         if len(targets) == 1 and config.checkpoints != "all":
             print_summary(evaluate_questions(targets[0], questions, lambda: stop.requested), Path(config.out))
@@ -84,6 +87,7 @@ def check(config: EvalConfig) -> None:
     ):
         if not (right and math.isfinite(value)):
             raise ConfigError(f"{key}={value}: allowed is {allowed}.")
+    check_reward(config.reward)
 
 
 def checkpoints_of(config: EvalConfig) -> list[EvalConfig]:
@@ -106,6 +110,23 @@ def checkpoints_of(config: EvalConfig) -> list[EvalConfig]:
     if not found:
         raise ConfigError(f"checkpoint={run} is a run folder without a checkpoint yet.")
     return [_changed(config, checkpoint=str(path), out=str(Path(config.out) / path.name)) for path in found]
+
+
+def check_ends(config: EvalConfig) -> None:
+    """Refuse who is asked and where the answers go before questions are read, which may take a download.
+
+    Raises:
+        ConfigError: no such checkpoint, an endpoint that is no address, or `out` holds something else.
+        UserError: `request.tokenizer` is none.
+    """
+    if config.checkpoint is not None:
+        from recipes.stored_weights import find_checkpoint
+
+        find_checkpoint(Path(config.checkpoint))
+    else:
+        answerer_of(config)
+    if Path(config.out).is_dir():
+        record.check_folder(Path(config.out), config)
 
 
 def read_questions(config: EvalConfig) -> QuestionSet:

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+from crossthink.errors import UserError
+
 LOGS = "logs"
 CHECKPOINTS, LATEST = "checkpoints", "latest"  # LATEST names the newest of them
 METRICS = "metrics.jsonl"
@@ -40,8 +42,20 @@ def tail(log: Path, lines: int = 15) -> str:
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a record; a last line cut off by a kill is left out."""
+    """The JSON lines of a record; a last line cut off by a kill is left out.
+
+    Raises:
+        UserError: a line is no JSON; names file and line.
+    """
     if not path.is_file():
         return []
-    lines = path.read_text("utf-8").split("\n")  # not splitlines(): texts may hold U+2028 and its kind
-    return [json.loads(line) for line in lines[:-1]]
+    lines = path.read_bytes().split(b"\n")  # not splitlines(): texts may hold U+2028 and its kind
+    return [_json(line, path, number) for number, line in enumerate(lines[:-1], 1)]
+
+
+def _json(line: bytes, path: Path, number: int) -> dict[str, Any]:
+    try:
+        return json.loads(line)
+    except ValueError as error:  # not UTF-8, or not JSON
+        why = getattr(error, "msg", error)
+        raise UserError(f"{path} cannot be read as JSON lines: line {number}: {why}. Mend or remove it.") from error

@@ -82,9 +82,9 @@ def _from_hub(name: str) -> Copy:
 
 def _local(name: str, paths: list[Path], folder: str, tasks: Collection[str]) -> Copy:
     if not paths:
-        raise Absent(
-            f"Benchmark {name} is not in {KEY}={folder}. Put its rows there as {name}{SUFFIXES[0]} or {name}/."
-        )
+        same = [file for file in BENCHMARKS[name].files if Path(file).stem == name]  # its file on the hub fits as it is
+        places = ", ".join([*same, f"{name}{SUFFIXES[0]}"])
+        raise Absent(f"Benchmark {name} is not in {KEY}={folder}. Put its rows there as {places} or {name}/.")
     files = [file for path in paths for file in BENCHMARKS[name].local_files(path)]
     return Copy(name, tuple(_of_tasks(files, tasks) if name == agieval.BENCHMARK.name else files), None)
 

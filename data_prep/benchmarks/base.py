@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from data_prep.files import SUFFIXES, data_files
 from data_prep.rows import Question
@@ -30,6 +30,8 @@ class Benchmark(Source):
         categories: what of a question's `meta` an evaluation is broken down by.
         overlaps: what is known of its questions that stand elsewhere, too; one sentence each.
     """
+
+    what: ClassVar[str] = "benchmark"
 
     gated: bool = False
     private: bool = False

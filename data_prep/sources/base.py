@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from crossthink.errors import UserError
 from data_prep.files import read_rows
@@ -56,6 +56,8 @@ class Source:
         unverified: names of the facts above that no one has checked against the repository itself.
     """
 
+    what: ClassVar[str] = "source"
+
     name: str
     hf_id: str
     split: str
@@ -100,13 +102,13 @@ class Source:
         for name, alternatives in self._needed:
             if not _has_one(raw, alternatives):
                 raise UserError(
-                    f"{file}, line {number}: no field '{name}', which source {self.name} needs. "
+                    f"{file}, line {number}: no field '{name}', which {self.what} {self.name} needs. "
                     f"The row has {', '.join(raw) or 'no fields'}; needed are {', '.join(self.schema)}."
                 )
         try:
             question = self.parse(raw)
         except BadRow as error:
-            raise UserError(f"{file}, line {number}: {error} (source {self.name}).") from error
+            raise UserError(f"{file}, line {number}: {error} ({self.what} {self.name}).") from error
         if isinstance(question, Drop):
             return question
         if not question.question:

@@ -91,7 +91,8 @@ def read_runs(values: Sequence[str]) -> list[Run]:
         ConfigError: a folder that is no run.
         UserError: one of its files cannot be read.
     """
-    return [Run(name, data := read_run(folder), arm_of(data.config)) for name, folder in read_entries("runs", values)]
+    found = read_entries("runs", values)
+    return [Run(name, data := read_run(folder, "runs"), arm_of(data.config)) for name, folder in found]
 
 
 def read_evaluations(runs: Sequence[Run], values: Sequence[str]) -> list[Measured]:

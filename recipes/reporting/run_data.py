@@ -160,18 +160,20 @@ class RunData:
         return [value for value in self.series(key) if value is not None]
 
 
-def read_run(folder: Path) -> RunData:
-    """Read a run folder.
+def read_run(folder: Path, key: str = "run") -> RunData:
+    """Read a run folder, which `key` named.
 
     Raises:
         ConfigError: it is missing or not a run folder.
         UserError: one of its files cannot be read, or holds something else.
     """
     if not folder.is_dir():
-        raise ConfigError(f"run={folder} does not exist. Give the folder that was out= of `crossthink train` or demo.")
+        raise ConfigError(
+            f"{key}={folder} does not exist. Give the folder that was out= of `crossthink train` or demo."
+        )
     if not (folder / CONFIG).is_file():
         raise ConfigError(
-            f"run={folder} is not a run folder: it holds no {CONFIG}. "
+            f"{key}={folder} is not a run folder: it holds no {CONFIG}. "
             "Give the folder that was out= of `crossthink train` or demo."
         )
     evaluations = _read_lines(folder / EVALUATIONS, lambda line: _evaluation(line, int(line["step"])))

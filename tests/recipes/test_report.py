@@ -225,8 +225,8 @@ def test_refusals(tmp_path):
     run = make_run(tmp_path / "run", steps=1, evaluated=False)
     with pytest.raises(ConfigError, match="is a folder"):
         report.run(ReportConfig(run=str(run), out=str(tmp_path)))
-    (run / "metrics.jsonl").write_text('{"step": 1\n')
-    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read as JSON lines"):
+    (run / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2\n')
+    with pytest.raises(UserError, match=r"metrics\.jsonl cannot be read as JSON lines: line 2: .* Mend or remove it"):
         report.run(ReportConfig(run=str(run)))
 
 

@@ -42,11 +42,33 @@ def checked(*words: str) -> EvalConfig:
         (["data=d", "checkpoint=c", "top_p=0"], "top_p=0.0: allowed is above 0"),
         (["data=d", "endpoint=http://e", "request.concurrency=0"], "request.concurrency=0 is too small"),
         (["data=d", "endpoint=http://e", "request.deadline_s=0"], "request.deadline_s=0.0: allowed is above 0"),
+        (["data=d", "checkpoint=c", "reward.match=loose"], "reward.match=loose is not allowed. Allowed: equivalent, "),
+        (["data=d", "checkpoint=c", "reward.shaping.format_credit=2"], "reward.shaping.format_credit=2.0 is not"),
+        (
+            ["data=d", "checkpoint=c", "reward.url=[http://r]", "reward.shaping.format_credit=1"],
+            "reward.shaping is for the run's own reward server",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_starts(words: list[str], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         checked(*words)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("checkpoint={0}/none", "checkpoint=.*none is neither a run folder"),
+        ("endpoint=127.0.0.1:8000", "endpoint=127.0.0.1:8000 is no address"),
+        ("endpoint=http://e", "out=.* is not empty and not an evaluation"),
+    ],
+)
+def test_who_is_asked_and_out_are_looked_at_before_the_questions(tmp_path: Path, word: str, says: str) -> None:
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o" / "stranger").touch()
+    config = resolve("eval", EvalConfig, [f"data={tmp_path / 'none'}", f"out={tmp_path / 'o'}", word.format(tmp_path)])
+    with pytest.raises(ConfigError, match=says):
+        command.run(config)
 
 
 def test_the_papers_protocol_is_the_default() -> None:

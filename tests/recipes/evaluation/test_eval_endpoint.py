@@ -79,7 +79,9 @@ def test_what_may_pass_is_asked_again(tmp_path: Path, refusals: list[Any]) -> No
         assert counts(url)["requests"] == len(WANTED) + len(refusals)
 
 
-@pytest.mark.parametrize(("status", "hint"), [(400, ""), (401, "request.token"), (403, "request.token"), (404, "")])
+@pytest.mark.parametrize(
+    ("status", "hint"), [(400, ""), (401, "request.token"), (403, "request.token"), (404, "mostly ends in /v1")]
+)
 def test_what_is_refused_for_good_ends_it_at_once(tmp_path: Path, status: int, hint: str) -> None:
     with endpoint(tmp_path, default="x", refusals=[[status, None]] * 100) as url:
         error = refused(url)

@@ -57,8 +57,12 @@ def test_all_of_a_folder_in_the_order_of_the_paper(folder):
 
 
 def test_a_named_benchmark_must_be_there(folder):
-    with pytest.raises(Absent, match=r"Benchmark amc23 is not in benchmarks_path=.*amc23\.jsonl"):
+    with pytest.raises(Absent, match=r"Benchmark amc23 is not in benchmarks_path=.*as amc23\.jsonl or amc23/"):
         from_benchmarks(settings(folder, "math500", "amc23"))
+    (folder / "part").mkdir()
+    (folder / "part" / "amc23.jsonl").touch()
+    with pytest.raises(Absent, match="as gpqa_diamond.csv, gpqa_diamond.jsonl or gpqa_diamond/"):
+        from_benchmarks(settings(folder / "part", "gpqa_diamond"))
     assert list(from_benchmarks(settings(folder, "mmlu_test", "math500")).facts) == ["mmlu_test", "math500"]
 
 
