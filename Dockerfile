@@ -38,7 +38,7 @@ ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /build
 COPY pyproject.toml constraints.txt docker/project_requirements.py ./
 RUN python3 -m venv /opt/crossthink \
-    && python3 project_requirements.py pyproject.toml --extra train --extra eval > requirements.txt \
+    && python3 project_requirements.py pyproject.toml --extra train --extra eval --extra synth > requirements.txt \
     && /opt/crossthink/bin/pip install --no-cache-dir --no-deps --constraint constraints.txt \
         ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch \
     && /opt/crossthink/bin/pip install --no-cache-dir --constraint constraints.txt --requirement requirements.txt

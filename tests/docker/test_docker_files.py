@@ -56,6 +56,12 @@ def test_packages_are_installed_before_sources_are_copied() -> None:
         assert "from=wheel" in STAGES[target].rests("RUN")[-1], "nothing is installed after the sources"
 
 
+def test_the_cpu_image_has_what_every_command_needs() -> None:
+    """A tracker is a choice of the user's, `dev` is for the tests."""
+    extras = re.findall(r"--extra (\w+)", " ".join(STAGES["cpu-packages"].rests("RUN")))
+    assert {*extras, "wandb", "mlflow", "dev"} == read_project(ROOT / "pyproject.toml")["optional-dependencies"].keys()
+
+
 def test_the_wheel_stage_has_every_package() -> None:
     copied = " ".join(STAGES["wheel"].rests("COPY")).split()
     assert {pattern.rstrip("*") for pattern in find_include()} <= set(copied)
