@@ -12,7 +12,7 @@ from typing import Any
 
 TOOL_SECONDS = 10.0
 THREADS = "CROSSTHINK_THREADS"
-"""Variable with the CPU threads of a rank, where whoever starts it gives each its own CPUs."""
+"""Variable with the CPU threads of a process, where whoever starts it gives each its own CPUs."""
 
 
 def describe() -> dict[str, Any]:
@@ -30,6 +30,11 @@ def threads_each(processes: int) -> int:
     """CPU threads of each of so many processes that share what this one may use."""
     mine = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, mine // processes)
+
+
+def threads(configured: int | None, processes: int = 1) -> int:
+    """CPU threads of one of so many processes: as configured, else as `THREADS` says, else its share."""
+    return configured or int(os.environ.get(THREADS, "0")) or threads_each(processes)
 
 
 def memory() -> tuple[int, int | None]:

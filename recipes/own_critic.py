@@ -27,7 +27,7 @@ import psutil
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.procs import PARENT, free_port
-from recipes.machine import threads_each
+from recipes.machine import threads
 from recipes.nodes import has_critic_server
 from recipes.run_files import LOGS, tail
 
@@ -115,7 +115,7 @@ class OwnCriticServer:
         self._out = Path(config.out)
         self._port = config.critic.port or free_port(LOOPBACK)
         self._world = world
-        self._threads = config.actor.threads or threads_each(world)
+        self._threads = threads(config.actor.threads, world)
         self._ranks: list[subprocess.Popen] = []
         self._ending = threading.Event()
         self._watch = threading.Thread(target=self._end_together, name="critic-server", daemon=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 from conf.prep import FilterConfig, PrepConfig, PromptConfig, SourceConfig
 from conf.train import TrainConfig
 from data_prep.pool import Pool
+from recipes.machine import threads
 from recipes.run_folder import BASE, DEMO_HELD_OUT, DEMO_POOL, DEMO_SOURCES
 
 
@@ -58,7 +58,7 @@ def _warm_start(config: TrainConfig) -> None:
 
     quiet_libraries()
     out = Path(config.out)
-    torch.set_num_threads(config.actor.threads or os.cpu_count() or 1)
+    torch.set_num_threads(threads(config.actor.threads))
     with _bar("warm start", config.warm_start.steps) as progress:
         pool = Pool.open(out / DEMO_POOL)
         make_base(out / BASE, pool, out / DEMO_SOURCES / "worked.jsonl", config.warm_start, config.seed, progress)

@@ -15,7 +15,7 @@ from crossthink.errors import EXIT_DONE, UserError
 from crossthink.procs import die_with_told_parent
 from recipes.checks import has_rollout_servers
 from recipes.launch import ADDRESSES, Addresses, reward_client
-from recipes.machine import THREADS, threads_each
+from recipes.machine import threads
 from recipes.nodes import has_critic_server
 from recipes.own_critic import Critic
 from recipes.quiet import quiet_libraries
@@ -42,8 +42,7 @@ def run_rank(config: TrainConfig, addresses: Addresses) -> None:
     from recipes.actors.mcore.mesh import TIMEOUT_S, join_mesh, leave_mesh
 
     local_world = int(os.environ.get("LOCAL_WORLD_SIZE", os.environ.get("WORLD_SIZE", "1")))
-    given = int(os.environ.get(THREADS, "0"))
-    torch.set_num_threads(config.actor.threads or given or threads_each(local_world))
+    torch.set_num_threads(threads(config.actor.threads, local_world))
     # The other ranks wait in a collective while rank 0 waits for the critic server, or twice for rollout servers: until
     # they are ready for new weights, and until they have them.
     patience_s = TIMEOUT_S

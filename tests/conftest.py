@@ -11,8 +11,9 @@ from train_helpers import TinyWorld
 
 # As `crossthink` does: OpenMP threads that spin for long while they wait make a busy machine many times slower.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-# Two test processes share the machine (pytest-xdist); small tensors gain nothing from more threads.
+# Test processes share the machine (pytest-xdist); small tensors gain nothing from more threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CROSSTHINK_THREADS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -15,6 +14,7 @@ from conf.evaluate import EvalConfig
 from crossthink.files import sha256_file
 from recipes.evaluation.answers import Answer, draw_number, never
 from recipes.evaluation.questions import Asked
+from recipes.machine import threads
 from recipes.manifest import MANIFEST
 from recipes.models.model_folder import INDEX, is_megatron_folder, weight_files, weights_key
 from recipes.rl import checkpoints
@@ -123,7 +123,7 @@ class LocalAnswerer:
         from recipes.rollout.local.engine import LocalEngine
 
         config = self._config
-        torch.set_num_threads(config.threads or os.cpu_count() or 1)
+        torch.set_num_threads(threads(config.threads))
         mesh = join_mesh(1, 1)
         self._stack.callback(leave_mesh)
         engine = LocalEngine(self._folder, mesh.device, config.rollout.batch_size)
