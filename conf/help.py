@@ -47,7 +47,7 @@ def rows(schema: type, prefix: str = "", given: Any = None) -> list[tuple[str, s
         elif name == "sources":  # by name: one line a key stands for them all
             found += rows(get_args(hint)[1], "sources.NAME.")
         elif name != "recipe":
-            found.append((name, _type_name(hint), _show(getattr(given, field.name)), docs.get(field.name, "")))
+            found.append((name, _type_name(hint), shown(getattr(given, field.name)), docs.get(field.name, "")))
     return found
 
 
@@ -56,11 +56,12 @@ def _group_default(schema: type, group: str) -> str:
         if field.name == "defaults" and field.default_factory is not NO_DEFAULT:
             for entry in field.default_factory():
                 if isinstance(entry, dict) and group in entry:
-                    return _show(entry[group])
+                    return shown(entry[group])
     return ""
 
 
-def _show(value: Any) -> str:
+def shown(value: Any) -> str:
+    """A value as a command line has it."""
     if value is None:
         return "null"
     if value in ("", "???"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -88,7 +89,7 @@ def check_checkpoint(config: TrainConfig) -> None:
 
 
 def check_rollout(config: TrainConfig) -> None:
-    """Refuse rollout servers, and ways of using them, that cannot work; and addresses of servers that are none.
+    """Refuse rollout servers, and ways of using them, that cannot work.
 
     Raises:
         ConfigError: names key, value and what is allowed.
@@ -107,11 +108,7 @@ def check_rollout(config: TrainConfig) -> None:
             f"rollout.servers={rollout.servers} starts own servers, and rollout.url={rollout.url} names others. "
             "Drop one of the two."
         )
-    for key, urls in (("rollout.url", rollout.url), ("reward.url", config.reward.url)):
-        for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname:
-                raise ConfigError(f"{key}={url} is no address: http://HOST:PORT.")
+    _check_addresses("rollout.url", rollout.url)
     if rollout.token is not None and not has_rollout_servers(config):
         raise ConfigError("rollout.token is the secret of rollout servers, and the run has none. Drop it.")
     if not has_rollout_servers(config):
@@ -186,7 +183,7 @@ def check_model(config: TrainConfig) -> None:
         raise ConfigError("data= is required: a pool folder made by `crossthink prep`.")
 
 
-def _given(number: int | None) -> int:
+def _or_one(number: int | None) -> int:
     return 1 if number is None else number
 
 
@@ -206,8 +203,8 @@ def check_numbers(config: TrainConfig) -> None:
         ("max_response_tokens", config.max_response_tokens, 1),
         ("actor.tensor_parallel", config.actor.tensor_parallel, 1),
         ("actor.pipeline_parallel", config.actor.pipeline_parallel, 1),
-        ("actor.data_parallel", _given(config.actor.data_parallel), 1),
-        ("actor.threads", _given(config.actor.threads), 1),
+        ("actor.data_parallel", _or_one(config.actor.data_parallel), 1),
+        ("actor.threads", _or_one(config.actor.threads), 1),
         ("eval.every", config.eval.every, 0),
         ("warm_start.steps", config.warm_start.steps, 1),
         ("seed", config.seed, 0),
@@ -233,13 +230,14 @@ def check_numbers(config: TrainConfig) -> None:
 
 
 def check_reward(reward: RewardConfig) -> None:
-    """Refuse rules that no reward server has, and such as the servers of others would not hear of.
+    """Refuse rules that no reward server has, or that those in reward.url would not hear of; and false addresses there.
 
     Raises:
         ConfigError: names key, value and what is allowed.
     """
     if reward.match not in MATCHES:
         raise ConfigError(f"reward.match={reward.match} is not allowed. Allowed: {', '.join(MATCHES)}.")
+    _check_addresses("reward.url", reward.url)
     if reward.url and reward.shaping != ShapingConfig():
         raise ConfigError(
             f"reward.shaping is for the run's own reward server, and reward.url={reward.url} names others. Give it to "
@@ -249,6 +247,13 @@ def check_reward(reward: RewardConfig) -> None:
         shaping.check(reward.shaping)
     except ConfigError as error:
         raise ConfigError(f"reward.{error}") from error
+
+
+def _check_addresses(key: str, urls: Sequence[str]) -> None:
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{key}={url} is no address: http://HOST:PORT.")
 
 
 def check_profile(config: TrainConfig) -> None:

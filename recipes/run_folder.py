@@ -13,6 +13,7 @@ from typing import Any
 
 import crossthink
 from conf.compose import differences, from_file, to_yaml
+from conf.help import shown
 from conf.train import TrainConfig
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import NO_SPACE, atomic_file, names_full_disk, write_json
@@ -104,7 +105,7 @@ def check_continues(known: Any, config: Any, what: str, may_change: Sequence[str
     """
     changed = differences(known, config, ignore=may_change)
     if changed:
-        values = "; ".join(f"{key} was {_word(old)}, now {_word(new)}" for key, old, new in changed[:5])
+        values = "; ".join(f"{key} was {shown(old)}, now {shown(new)}" for key, old, new in changed[:5])
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""
         raise ConfigError(
             f"out={config.out} holds {'an' if what[0] in 'aeiou' else 'a'} {what} with another config: {values}{more}. "
@@ -114,11 +115,6 @@ def check_continues(known: Any, config: Any, what: str, may_change: Sequence[str
         raise ConfigError(
             f"out={config.out} already holds this {what}. Add resume=true to continue it, or choose another out=."
         )
-
-
-def _word(value: Any) -> str:
-    """A value as a command line has it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def record_manifest(out: Path, facts: dict[str, Any]) -> None:

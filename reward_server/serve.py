@@ -80,8 +80,9 @@ def check(config: ServeRewardConfig) -> None:
 
 
 class _Server(uvicorn.Server):
-    """Starts the workers before it answers and ends them last, says where it listens, keeps NeMo-Aligner's endpoint
-    beside it, and says when it takes no more.
+    """Starts the workers before it answers and ends them last; says where it listens and when it takes no more.
+
+    NeMo-Aligner's endpoint, where it is wanted, stands beside it.
 
     Attributes:
         failure: why it did not start, or ended where nobody had asked it to.
