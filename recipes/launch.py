@@ -24,7 +24,7 @@ from recipes.machine import threads_each
 from recipes.nodes import own_rollout_servers
 from recipes.own_critic import Critic
 from recipes.own_server import OwnRewardServer, OwnRolloutServer
-from recipes.run_files import LOGS, tail
+from recipes.run_files import LOGS, newest_step, tail
 from reward_server.client import RewardClient
 
 POLL_S = 0.1
@@ -195,11 +195,10 @@ def run_ranks(out: Path, world: int, addresses: Addresses) -> int:
         ADDRESSES: addresses.to_json(),
     }
     ranks: list[subprocess.Popen] = []
-    logs = [_rank_log(out, rank) for rank in range(world)]
     with contextlib.ExitStack() as stack:
         for rank in range(world):
             # Rank 0 speaks for all; what the others say is kept beside.
-            output = None if rank == 0 else stack.enter_context(open(logs[rank], "a", encoding="utf-8"))
+            output = None if rank == 0 else stack.enter_context(open(_rank_log(out, rank), "a", encoding="utf-8"))
             ranks.append(
                 subprocess.Popen(
                     [sys.executable, "-m", "recipes.rank", str(out)],
@@ -212,13 +211,13 @@ def run_ranks(out: Path, world: int, addresses: Addresses) -> int:
             )
         try:
             with _passing_signals_to(ranks):
-                return _wait(ranks, logs)
+                return _wait(out, ranks)
         finally:
             for process in ranks:
                 stop(process, grace_s=2.0)
 
 
-def _wait(ranks: Sequence[subprocess.Popen], logs: Sequence[Path]) -> int:
+def _wait(out: Path, ranks: Sequence[subprocess.Popen]) -> int:
     while True:
         codes = [process.poll() for process in ranks]
         failed = [rank for rank, code in enumerate(codes) if code not in (None, EXIT_DONE, EXIT_RESUMABLE)]
@@ -227,14 +226,26 @@ def _wait(ranks: Sequence[subprocess.Popen], logs: Sequence[Path]) -> int:
             deadline = time.monotonic() + GRACE_S
             while time.monotonic() < deadline and any(process.poll() is None for process in ranks):
                 time.sleep(POLL_S)
-            if 0 not in failed:
-                print(f"crossthink: rank {failed[0]} failed: {tail(logs[failed[0]])}", file=sys.stderr)
-            code = codes[failed[0]] or EXIT_FAILED
+            first = min(failed, key=lambda rank: (codes[rank] or 0) > 0)  # one that was killed is why the others fail
+            code = codes[first] or EXIT_FAILED
+            if code < 0 or 0 not in failed:
+                print(_how_it_ended(out, first, code), file=sys.stderr)
             return code if code > 0 else EXIT_FAILED
         ended = [code for code in codes if code is not None]
         if len(ended) == len(ranks):
             return max(ended)
         time.sleep(POLL_S)
+
+
+def _how_it_ended(out: Path, rank: int, code: int) -> str:
+    log = _rank_log(out, rank)
+    if code > 0:
+        return f"crossthink: rank {rank} failed: {tail(log)}"
+    said = "The kernel does so when memory runs out." if -code == signal.SIGKILL else f"The end of {log}: {tail(log)}"
+    return (
+        f"crossthink: rank {rank} was ended by signal {-code}, and the others with it. {said} The same command with "
+        f"resume=true goes on from step {newest_step(out)} of {out}."
+    )
 
 
 @contextlib.contextmanager

@@ -28,6 +28,8 @@ def test_a_killed_rank_ends_the_others(victim: int, layout: str, tiny_world: Tin
         by_rank = {int(rank.environ()["RANK"]): rank for rank in ranks}
         assert sorted(by_rank) == [0, 1]
         by_rank[victim].kill()
-        process.communicate(timeout=LIMIT_S)
+        _, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode not in (0, 75)
+        assert f"rank {victim} was ended by signal 9, and the others with it." in err
+        assert f"resume=true goes on from step 0 of {out}." in err
         assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
