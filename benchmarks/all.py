@@ -28,25 +28,28 @@ sys.path.insert(0, str(REPO))
 
 WORK, SAMPLES = "{work}", "{samples}"
 BENCHMARKS: dict[str, tuple[str, ...]] = {
-    "reward_accuracy": (),
-    "head": (),
-    "import_memory": (WORK,),
-    "plan_published": ("--phases", "--fit"),
-    "scale": ("--what-if",),
-    "synth": (WORK,),
-    "synth_routing": (SAMPLES,),
-    "prep": (WORK,),
-    "prep_real": (SAMPLES, WORK),
-    "reward_server": (),
-    "plan_memory": (),
-    "rollout": (),
-    "step": (),
-    "scale_checked": (),
-    "demo": (WORK, "0", "1", "2"),
-    "options": (WORK,),
-    "slurm_faults": (WORK,),
+    "reward_accuracy": ("reward_accuracy.py",),
+    "head": ("head.py",),
+    "import_memory": ("import_memory.py", WORK),
+    "plan_published": ("plan_published.py", "--phases", "--fit"),
+    "scale": ("scale.py", "--picture", "docs/scale.png"),
+    "scale_what_if": ("scale.py", "--what-if"),
+    "synth": ("synth.py", WORK),
+    "synth_routing": ("synth_routing.py", SAMPLES),
+    "prep": ("prep.py", WORK),
+    "prep_real": ("prep_real.py", SAMPLES, WORK),
+    "reward_server": ("reward_server.py",),
+    "plan_memory": ("plan_memory.py",),
+    "rollout": ("rollout.py",),
+    "step": ("step.py",),
+    "scale_checked": ("scale_checked.py",),
+    "demo": ("demo.py", WORK, "0", "1", "2"),
+    "options": ("options.py", WORK),
+    "slurm_faults": ("slurm_faults.py", WORK),
 }
-"""Name of a script and its words; the quick ones first."""
+"""Pages, and the command of each; the quick ones first."""
+CODE = (".", ":!*.md", ":!docs", ":!tests", ":!benchmarks/all.py")
+"""What figures depend on, as git's pathspecs."""
 
 
 def main() -> int:
@@ -57,11 +60,13 @@ def main() -> int:
     parser.add_argument("--samples", type=Path, help="folder of small real files; without it two are left out")
     parser.add_argument("--list", action="store_true", help="only print the commands")
     words = parser.parse_args()
-    commit = git("rev-parse", "--short", "HEAD") + ("-changed" if git("status", "--porcelain", "-uno") else "")
+    changed = git("status", "--porcelain", "-uno", "--", *CODE)
+    commit = git("rev-parse", "--short", "HEAD") + ("-changed" if changed else "")
     words.out.mkdir(parents=True, exist_ok=True)
     failed = []
     for name in words.only:
-        command = [f"benchmarks/{name}.py", *BENCHMARKS[name]]
+        script, *rest = BENCHMARKS[name]
+        command = [f"benchmarks/{script}", *rest]
         if words.list:
             print(" ".join(command))
         elif SAMPLES in command and words.samples is None:
@@ -83,8 +88,7 @@ def is_current(page: Path) -> bool:
     found = re.search(r"commit (\w+),", page.read_text("utf-8")) if page.is_file() else None
     if found is None:
         return False
-    documents = [":!*.md", ":!docs", ":!tests"]
-    changed = subprocess.run(["git", "diff", "--quiet", found[1], "--", ".", *documents], cwd=REPO, capture_output=True)
+    changed = subprocess.run(["git", "diff", "--quiet", found[1], "--", *CODE], cwd=REPO, capture_output=True)
     return changed.returncode == 0
 
 
