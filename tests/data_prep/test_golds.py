@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 from prep_helpers import dropped, prepare
+from process_helpers import runs
 from raw_rows import write_jsonl
 
 from conf.prep import DedupConfig, FilterConfig
@@ -79,7 +80,7 @@ def test_workers_start_with_the_first_gold_and_end_with_the_block():
         assert 3 <= max(counts) <= 5, "two workers, at most two aside, and the process that they are forked from"
         assert judge.bad([BAD[0], GOOD[0]], asked.append) == {BAD[0]}
         assert sum(asked) == len(GOOD) + len(BAD), "what is known is not asked again"
-    assert not any(worker.is_running() and worker.status() != psutil.STATUS_ZOMBIE for worker in workers)
+    assert not any(map(runs, workers))
 
 
 class FakePool:

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from prep_helpers import REPO, check_sums, command, config, contents, dropped, math_rows, mmlu_rows, run_command
+from process_helpers import command_line, still_running
 
 from conf.prep import DecontaminateConfig, DedupConfig
 from crossthink.errors import ConfigError, UserError
@@ -74,33 +75,17 @@ def kill_when(words, path=None, child=None):
     process = subprocess.Popen(words, cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     until = time.monotonic() + SOON_S
     children = []
-    while not (path.exists() if path else any(child in words for words in map(words_of, children))):
+    while not (path.exists() if path else any(child in words for words in map(command_line, children))):
         assert process.poll() is None and time.monotonic() < until, process.communicate()[1]
         time.sleep(0.002)
         children = psutil.Process(process.pid).children(recursive=True)
     process.kill()
     process.wait()
-    until = time.monotonic() + 10
-    while (alive := [child for child in children if runs(child)]) and time.monotonic() < until:
-        time.sleep(0.01)
+    alive = still_running(children, 10)
     for child in alive:
         child.kill()
     assert not alive, "a worker outlives the run"
     return process.communicate(timeout=SOON_S)[1]
-
-
-def runs(process):
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def words_of(process):
-    try:
-        return process.cmdline()
-    except psutil.NoSuchProcess:
-        return []
 
 
 def test_a_killed_run_goes_on_from_its_last_finished_source(big, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import yaml
+from process_helpers import command_line
 
 ROOT = Path(__file__).parents[2]
 USER = "10001:10001"
@@ -92,7 +93,7 @@ class Image:
 
 def serves(process: psutil.Process) -> bool:
     """Whether a process is the server itself, neither the shell that became it nor a worker."""
-    words = process.cmdline()
+    words = command_line(process)
     return any(word.endswith("/crossthink") for word in words) and any(word.startswith("serve-") for word in words)
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 from pathlib import Path
 
 import httpx
-import psutil
 import pytest
+from process_helpers import descendants
 from train_helpers import LIMIT_S, TinyWorld, dump, metrics, started, succeed
 
 from conf.reward import RewardConfig, ShapingConfig
@@ -50,7 +50,7 @@ def test_it_comes_back_on_the_same_port_and_ends_with_the_block(tmp_path: Path) 
         wait_for_another(server, pid)
         assert (server.url, client.rules_info()["match"]) == (url, "exact")
         last = server._process
-    assert last.poll() is not None and not psutil.pid_exists(last.pid)
+    assert last.poll() is not None
     with pytest.raises(httpx.ConnectError):
         httpx.get(url + "/healthz", trust_env=False)
     assert (tmp_path / "log").read_text().count("reward server on") == 2
@@ -141,7 +141,7 @@ def test_a_shaped_run_survives_the_death_of_its_server(tiny_world: TinyWorld, tm
         while not metrics(out):
             assert trainer.poll() is None, trainer.stderr.read()[-2000:]
             time.sleep(0.05)
-        servers = [child for child in psutil.Process(trainer.pid).children() if "serve-reward" in child.cmdline()]
+        servers = descendants(trainer, "serve-reward")
         servers[0].kill()
         _, err = trainer.communicate(timeout=LIMIT_S)
     assert trainer.returncode == 0, err[-2000:]

@@ -17,6 +17,7 @@ import pytest
 
 pytest.importorskip("datatrove")
 pytest.importorskip("openai")
+from process_helpers import command_line, still_running
 from synth_brain import BRAIN, SHARES
 from synth_endpoint import Running, synth_endpoint
 from synth_foretold import Expected
@@ -78,8 +79,7 @@ def kill_at(words: list[str], out: Path, server: Running, moment: Moment) -> Kil
         family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
         os.killpg(process.pid, signal.SIGKILL)
     # The stage has a session of its own: the kernel ends it and every process that it has started.
-    _, left = psutil.wait_procs(family, GONE_LIMIT_S)
-    assert not [one.cmdline() for one in left if one.status() != psutil.STATUS_ZOMBIE]
+    assert not list(map(command_line, still_running(family, GONE_LIMIT_S)))
     heard_then = heard(server)
     time.sleep(0.2)
     assert heard(server) == heard_then, "somebody still asks"
@@ -133,8 +133,7 @@ def test_asked_to_stop_it_says_how_to_go_on(tmp_path: Path) -> None:
             _, said = process.communicate(timeout=WAIT_S)
             assert process.returncode == EXIT_RESUMABLE, said
             assert "stopped in stage questions" in said and "resume=true" in said
-        _, left = psutil.wait_procs(family, GONE_LIMIT_S)
-        assert family and not left
+        assert family and not still_running(family, GONE_LIMIT_S)
     assert stored(tmp_path / "out")
 
 

@@ -12,6 +12,7 @@ from subprocess import Popen
 import psutil
 import pytest
 import torch
+from process_helpers import command_line, runs
 from train_helpers import TinyWorld, has_steps, metrics, started
 
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, EXIT_RESUMABLE
@@ -44,17 +45,17 @@ class Traces:
 
     def rank(self, number: int) -> psutil.Process:
         """A rank of the critic."""
-        ranks = [p for p in self.processes if p.is_running() and "recipes.critic_server" in p.cmdline()]
+        ranks = [p for p in self.processes if "recipes.critic_server" in command_line(p)]
         return next(p for p in ranks if p.environ()["RANK"] == str(number))
 
     def scratch(self) -> Path:
         return Path(self.rank(0).environ()["PYTRITON_HOME"])
 
     def names(self) -> str:
-        return " ".join(word for p in self.processes if p.is_running() for word in p.cmdline())
+        return " ".join(word for p in self.processes for word in command_line(p))
 
     def left(self) -> list[object]:
-        alive = [p for p in self.processes if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+        alive = [p for p in self.processes if runs(p)]
         return [*alive, *(path for path in self.shared if os.path.exists(path))]
 
     def assert_gone(self, scratch: Path) -> None:
@@ -160,7 +161,7 @@ def test_whoever_is_killed_nothing_is_left(victim: str, tiny_world: TinyWorld, t
         if victim == "the launcher":
             run.kill()
         elif victim == "tritonserver":
-            next(p for p in traces.processes if p.is_running() and p.name() == "tritonserver").kill()
+            next(p for p in traces.processes if runs(p) and p.name() == "tritonserver").kill()
         else:
             traces.rank(1).kill()
         code, err = finish(run)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-import psutil
 import pytest
+from process_helpers import descendants, runs
 from train_helpers import TinyWorld, metrics, started
 
 LIMIT_S = 60
@@ -22,9 +22,7 @@ def test_a_killed_rank_ends_the_others(victim: int, layout: str, tiny_world: Tin
         while not (out / "metrics.jsonl").exists() or not metrics(out):
             assert process.poll() is None and time.monotonic() < deadline, "the run did not get to its first step"
             time.sleep(0.2)
-        ranks = [
-            child for child in psutil.Process(process.pid).children(recursive=True) if "recipes.rank" in child.cmdline()
-        ]
+        ranks = descendants(process, "recipes.rank")
         by_rank = {int(rank.environ()["RANK"]): rank for rank in ranks}
         assert sorted(by_rank) == [0, 1]
         by_rank[victim].kill()
@@ -32,4 +30,4 @@ def test_a_killed_rank_ends_the_others(victim: int, layout: str, tiny_world: Tin
         assert process.returncode not in (0, 75)
         assert f"rank {victim} was ended by signal 9, and the others with it." in err
         assert f"resume=true goes on from step 0 of {out}." in err
-        assert not any(rank.is_running() and rank.status() != psutil.STATUS_ZOMBIE for rank in ranks)
+        assert not any(map(runs, ranks))

@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from process_helpers import descendants, runs
 from train_helpers import (
     LIMIT_S,
     TinyWorld,
@@ -37,7 +38,7 @@ def words_of(world: TinyWorld, out: Path, *more: str) -> list[str]:
 
 def rollout_servers(process: subprocess.Popen) -> list[psutil.Process]:
     """The rollout servers that a run has started."""
-    return [p for p in psutil.Process(process.pid).children(recursive=True) if "serve-rollout" in p.cmdline()]
+    return descendants(process, "serve-rollout")
 
 
 def assert_same_rollouts(one: Path, other: Path, steps: int, log_probs: float = 1e-5) -> None:
@@ -71,7 +72,7 @@ def test_own_servers_give_the_same_run_and_one_may_die(tiny_world: TinyWorld, in
     assert process.returncode == 0, err[-3000:]
     assert "rollout server ended with code -9 and is started again" in err
     assert_same_rollouts(in_process, out, 3)
-    assert not psutil.pid_exists(victim.pid)
+    assert not runs(victim)
 
 
 def test_two_ranks_and_files(tiny_world: TinyWorld, in_process: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import time
 
 import psutil
 import pytest
+from process_helpers import runs
 from reward_helpers import ROOT, item, run_async, wait_until
 
 from reward_server.batch import judge_batch
@@ -33,10 +34,6 @@ def root(n, ident=None):
     )
 
 
-def alive(pid):
-    return psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-
-
 def test_a_hang_is_killed_and_stops_nobody_else():
     items = [item(answer=SLOW, gold="x^2", ident="hang")]
     items += [root(n) for n in range(20)]
@@ -53,7 +50,7 @@ def test_a_hang_is_killed_and_stops_nobody_else():
     assert [verdict.status for verdict in verdicts] == [TIMEOUT] + [CORRECT] * 21
     assert (verdicts[0].reward, verdicts[0].accuracy, verdicts[0].format) == (0.0, 0, 1)
     assert [verdict.status for verdict in again] == [TIMEOUT, CORRECT]
-    wait_until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not any(map(runs, pids)))
 
 
 def test_the_deadline_is_cpu_time_not_wall_time():
@@ -214,7 +211,7 @@ def test_an_abandoned_question_frees_its_worker():
 
     verdicts, pid = run_async(run())
     assert [verdict.status for verdict in verdicts] == [CORRECT]
-    wait_until(lambda: not alive(pid))
+    wait_until(lambda: not runs(pid))
 
 
 def test_a_dear_question_steps_aside():
@@ -260,9 +257,9 @@ def test_workers_die_with_a_server_that_is_killed():
     server = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     with server, server.stdout:
         pids = [int(pid) for pid in server.stdout.readline().split()]
-        assert len(pids) == 2 and all(map(alive, pids))
+        assert len(pids) == 2 and all(map(runs, pids))
         server.kill()
-    wait_until(lambda: not any(map(alive, pids)))
+    wait_until(lambda: not any(map(runs, pids)))
 
 
 @pytest.mark.timeout(60)

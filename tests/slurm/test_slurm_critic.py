@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
-import psutil
 import pytest
 from slurm_cluster import Cluster
-from slurm_helpers import wait_job
+from slurm_helpers import processes, wait_job
 from train_helpers import TinyWorld
 
 NEMO = Path(__file__).parents[2] / ".venv-nemo" / "bin" / "python"
@@ -40,12 +38,4 @@ def test_two_steps_with_a_critic_server(
     ends = [json.loads(path.read_text()) for path in (out / "cluster" / "attempts").glob(f"{job}.0/ends/critic_*.json")]
     assert len(ends) == ranks and all(end["followed"] for end in ends)
     assert next(end["code"] for end in ends if end["task"] == "critic_0") == 0
-    mine = str(out)
-    assert not [p for p in psutil.process_iter() if p.pid != os.getpid() and mine in " ".join(_words(p))]
-
-
-def _words(process: psutil.Process) -> list[str]:
-    try:
-        return process.cmdline()
-    except psutil.Error:
-        return []
+    assert not processes(out)

@@ -8,7 +8,9 @@ import sys
 import threading
 
 import pytest
+from process_helpers import runs
 from protocol_helpers import boxed, environment, label
+from reward_helpers import wait_until
 
 from crossthink.errors import ConfigError, UserError
 from reward_server.client import RewardUnavailable
@@ -173,10 +175,7 @@ def test_the_reward_worker_leaves_nothing_behind():
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert json.loads(first) == RIGHT
-    import psutil
-
-    _, alive = psutil.wait_procs([psutil.Process(pid) for pid in json.loads(second) if psutil.pid_exists(pid)], 10)
-    assert not alive
+    wait_until(lambda: not any(map(runs, json.loads(second))))
 
 
 def test_verl_itself():
