@@ -42,12 +42,15 @@ MAY_CHANGE = (
 def locked(out: Path) -> Iterator[None]:
     """Hold the run folder; the kernel lets go of it when this process ends, however it ends.
 
+    Where the block refuses the folder with a ConfigError, no lock stays that was not there.
+
     Raises:
         ConfigError: another process holds it, or there can be no such folder.
     """
     with names_full_disk(out):
         try:
             out.mkdir(parents=True, exist_ok=True)
+            is_new = not (out / LOCK).exists()
             (out / LOCK).touch()
         except OSError as error:
             if error.errno in NO_SPACE:
@@ -58,7 +61,12 @@ def locked(out: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise ConfigError(f"out={out} is in use by another process. Wait for it or choose another out=.") from error
-        yield
+        try:
+            yield
+        except ConfigError:
+            if is_new:
+                (out / LOCK).unlink()
+            raise
 
 
 def read_config(out: Path) -> TrainConfig | None:

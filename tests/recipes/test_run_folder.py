@@ -57,7 +57,7 @@ def untouched(tmp_path_factory):
 
 def refused(config):
     """The message with which `claim` refuses a config."""
-    with locked(Path(config.out)), pytest.raises(ConfigError) as caught:
+    with pytest.raises(ConfigError) as caught, locked(Path(config.out)):
         claim(config)
     assert caught.value.exit_code == EXIT_USAGE
     return str(caught.value)
@@ -157,7 +157,7 @@ def test_somebody_elses_folder_is_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
     message = refused(config_of(tmp_path))
     assert "not empty and not a run folder (it holds thesis.tex)" in message
-    assert not (tmp_path / "config.yaml").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
 
 
 def test_one_process_at_a_time(out):
