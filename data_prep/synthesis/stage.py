@@ -8,9 +8,11 @@ from pathlib import Path
 
 from conf.compose import from_file
 from conf.synth import SynthConfig
-from crossthink.errors import EXIT_FAILED, UserError
+from crossthink.errors import EXIT_DONE, EXIT_FAILED, UserError
 from crossthink.procs import die_with_parent, die_with_told_parent
-from data_prep.synthesis.stages import local_executor, stages
+from data_prep.synthesis.calls.budget import BudgetReached
+from data_prep.synthesis.local_executor import local_executor
+from data_prep.synthesis.stages import stages
 
 
 def main(config_file: str, name: str) -> int:
@@ -20,14 +22,15 @@ def main(config_file: str, name: str) -> int:
     config = from_file(SynthConfig, Path(config_file))
     stage = next(one for one in stages(config) if one.name == name)
     try:
-        local_executor(config, stage).run()
+        executor = local_executor(config, stage)
+        executor.run()
     except UserError as error:
         print(f"synth: {error}", flush=True)
         return error.exit_code
     except Exception as error:  # datatrove has logged it with its traceback
         print(f"synth: {type(error).__name__}: {error}", flush=True)
         return EXIT_FAILED
-    return 0
+    return BudgetReached.exit_code if executor.get_incomplete_ranks() else EXIT_DONE
 
 
 if __name__ == "__main__":

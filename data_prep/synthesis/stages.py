@@ -1,4 +1,4 @@
-"""The stages of a run, each a datatrove pipeline, and the executor that runs them here."""
+"""The stages of a run, each a datatrove pipeline."""
 
 from __future__ import annotations
 
@@ -52,19 +52,6 @@ def stages(config: SynthConfig) -> list[Stage]:
 def logs_of(config: SynthConfig, stage: str) -> Path:
     """A stage's folder of logs, statistics and marks of finished tasks."""
     return Path(config.out) / LOGS / stage
-
-
-def local_executor(config: SynthConfig, stage: Stage) -> Any:
-    """Runs a stage's tasks in processes here."""
-    from datatrove.executor import LocalPipelineExecutor
-
-    return LocalPipelineExecutor(
-        pipeline=steps_of(config, stage),
-        tasks=stage.tasks,
-        workers=min(config.workers, stage.tasks),
-        logging_dir=str(logs_of(config, stage.name)),
-        start_method="fork",  # children of this process, which end with it: those of a fork server would go on
-    )
 
 
 def steps_of(config: SynthConfig, stage: Stage) -> list[Any]:

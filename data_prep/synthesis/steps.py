@@ -18,7 +18,7 @@ from datatrove.utils.typeshelper import StatHints
 from conf.synth import CallsConfig, SynthConfig
 from crossthink.endpoint import Access, Endpoint
 from crossthink.errors import UserError
-from data_prep.synthesis.calls.budget import Budget, Prices, total
+from data_prep.synthesis.calls.budget import Budget, BudgetReached, Prices, total
 from data_prep.synthesis.calls.caller import Caller
 from data_prep.synthesis.calls.store import AnswerStore
 from data_prep.synthesis.checks import Limits
@@ -112,6 +112,8 @@ class Write(PipelineStep):
         loop = asyncio.new_event_loop()
         try:
             yield from self._run(loop, data, rank, world_size)
+        except BudgetReached:
+            raise
         except UserError as error:
             raise Stopped(str(error), error.exit_code) from error
         finally:

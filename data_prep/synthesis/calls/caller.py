@@ -27,8 +27,8 @@ class Caller:
     """Requests to one endpoint, many at a time; an async context.
 
     A call whose asker is cancelled is not: it goes on until the block is left, so that another asker of the same
-    request gets its answer. Where the budget ends the block, the calls under way are waited for, since they are paid
-    for; anything else that ends it cancels them.
+    request gets its answer. Where a budget ends the block, this caller's or another's, the calls under way are waited
+    for, since they are paid for; anything else that ends it cancels them.
 
     Args:
         endpoint: that is asked; entered and left with this.
@@ -63,7 +63,7 @@ class Caller:
         self._answered_now: set[str] = set()
         self._late: list[str] = []
         self._schema_taken: dict[str, bool] = {}
-        self._budget_reached = self._lost = self._closing = False
+        self._lost = self._closing = False
         self._model = ""
 
     async def __aenter__(self) -> Caller:
@@ -80,7 +80,7 @@ class Caller:
     async def __aexit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._closing = True
         tasks = list(self._under_way.values())
-        if error is not None and not self._budget_reached:
+        if error is not None and not isinstance(error, BudgetReached):
             for task in tasks:
                 task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -169,9 +169,6 @@ class Caller:
             try:
                 with self.counters.call():
                     outcome, used = await self._settled(request)
-            except BudgetReached:
-                self._budget_reached = True
-                raise
             except EndpointLost:
                 self._lost = True
                 self._forget_late()

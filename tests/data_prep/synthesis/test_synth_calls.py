@@ -205,6 +205,23 @@ def test_a_budget_ends_it_resumable_with_all_paid_answers_kept(tmp_path: Path) -
         assert len(server.lines()) == 40
 
 
+def test_a_call_outlives_another_callers_budget(tmp_path: Path) -> None:
+    async def ask_and_stop(server: Running) -> None:
+        async with calling(server.url, tmp_path / "store") as caller:
+            asking = asyncio.ensure_future(caller.ask(request(1)))
+            while not server.lines():
+                await asyncio.sleep(0.01)
+            asking.cancel()
+            raise BudgetReached("of the solver")
+
+    with synth_endpoint(tmp_path, delay_s=0.3) as server:
+        with pytest.raises(BudgetReached, match="of the solver"):
+            asyncio.run(ask_and_stop(server))
+        assert len(server.lines()) == 1
+    with AnswerStore(tmp_path / "store") as store:
+        assert len(store) == 1
+
+
 def test_a_call_outlives_whoever_asked(tmp_path: Path) -> None:
     async def ask_and_leave(server: Running) -> None:
         async with calling(server.url, tmp_path / "store") as caller:
