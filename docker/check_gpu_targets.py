@@ -268,8 +268,9 @@ def check_resolution(stage: Stage, base: Base) -> tuple[list[str], int]:
             try:
                 found = run_step(stage, base, scratch, step.strip())
             except subprocess.CalledProcessError as error:
-                says = "\n".join((error.stdout + error.stderr).strip().splitlines()[-20:])
-                return [f"{stage.name}: {step.strip()}:\n{says}"], added
+                lines = (error.stdout + error.stderr).strip().splitlines()
+                says = [line for line in lines if not line.startswith("WARNING:")][-20:]
+                return ["\n".join([f"{stage.name}: {step.strip()}:", *says])], added
             for item in found:
                 name = canonical(item["name"])
                 if base.python not in SpecifierSet(item.get("requires_python", "")):
