@@ -2,11 +2,11 @@
 
     .venv/bin/python benchmarks/all.py OUT [--only NAME ...] [--samples FOLDER] [--list]
 
-OUT/NAME.md is one benchmark's page. One whose page is of this code (only documents and tests changed since its commit)
-is not run again: the command goes on where it was stopped. About four hours on two cores, which nothing else should use
-meanwhile: the load before each is on its page. Working files lie in a temporary folder. `--samples` has small real
-files of the sources and benchmarks, which two of them read. The exit code is 1 where a benchmark failed or missed its
-own target; the others are run all the same.
+OUT/NAME.md is one benchmark's page. One whose page is of this code (since its commit only documents, tests and scripts
+of other pages have changed) is not run again: the command goes on where it was stopped. Some hours on two cores, which
+nothing else should use meanwhile: the load before each is on its page. Working files lie in a temporary folder.
+`--samples` has small real files of the sources and benchmarks, which two of them read. The exit code is 1 where a
+benchmark failed or missed its own target; the others are run all the same.
 
 Not among them, as they need a GPU: gpu_check.py, gpu_rollout.py.
 """
@@ -44,6 +44,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "step": ("step.py",),
     "scale_checked": ("scale_checked.py",),
     "demo": ("demo.py", WORK, "0", "1", "2"),
+    "demo_ppo": ("demo.py", WORK, "0", "algorithm=ppo"),
     "options": ("options.py", WORK),
     "slurm_faults": ("slurm_faults.py", WORK),
 }
@@ -71,7 +72,7 @@ def main() -> int:
             print(" ".join(command))
         elif SAMPLES in command and words.samples is None:
             print(f"{name}: left out, it reads --samples", flush=True)
-        elif is_current(page := words.out / f"{name}.md"):
+        elif is_current(page := words.out / f"{name}.md", script):
             print(f"{name}: {page} is of this code", flush=True)
         else:
             print(f"{name}: begins at {datetime.now():%H:%M:%S}", flush=True)
@@ -83,12 +84,13 @@ def main() -> int:
     return 1 if failed else 0
 
 
-def is_current(page: Path) -> bool:
-    """Whether this page is of the code that stands here: since its commit only documents and tests have changed."""
+def is_current(page: Path, script: str) -> bool:
+    """Whether this page is of the code that stands here: only documents, tests, others' scripts changed since then."""
     found = re.search(r"commit (\w+),", page.read_text("utf-8")) if page.is_file() else None
     if found is None:
         return False
-    changed = subprocess.run(["git", "diff", "--quiet", found[1], "--", *CODE], cwd=REPO, capture_output=True)
+    others = [f":!benchmarks/{other}" for other, *_ in BENCHMARKS.values() if other != script]
+    changed = subprocess.run(["git", "diff", "--quiet", found[1], "--", *CODE, *others], cwd=REPO, capture_output=True)
     return changed.returncode == 0
 
 

@@ -38,7 +38,7 @@ def main() -> int:
         run = out / f"seed_{seed}"
         if not (run / "report.json").is_file():
             words = ["demo", f"seed={seed}", f"out={run}", *overrides]
-            subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=True)
+            subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=True, stdout=sys.stderr)
     print("| " + " | ".join(COLUMNS) + " |")
     print("|" + "---|" * len(COLUMNS))
     for seed in seeds:
