@@ -64,7 +64,7 @@ def main() -> int:
 
 def crossthink(*words: str) -> None:
     """Run `crossthink WORDS`."""
-    subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=True)
+    subprocess.run([sys.executable, "-m", "recipes.cli", *words], check=True, stdout=sys.stderr)
 
 
 def rewards(run: Path) -> list[float]:
