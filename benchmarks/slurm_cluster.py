@@ -16,20 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from compare_runs import metrics
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "local_cluster.sh"
 POLL_S = 0.2
 COMMAND_LIMIT_S = 200.0
 # Variables of a job that this process may itself run in, which would pass for this cluster's.
 OF_OUTER_JOB = re.compile("(SLURM|SLURMD|SBATCH|SRUN|SALLOC|SQUEUE|SINFO|SCANCEL)_")
-# What differs between equal runs: seconds and memory, and what is said of servers, which stand elsewhere.
-TIMES = ("seconds", "tokens_per_second", "tflops", "peak_memory_mb", "mfu")
-OF_SERVERS = ("rollout_", "refit_")
-ROUNDING = 1e-6
-"""Of what may differ where batching does, beside tokens and verdicts: loss, grad_norm, kl, ..."""
-NOISE = 5e-5
-"""Of how far log-probs of rollout and actor are apart (mismatch, logprob_error), which is float32's own rounding: its
-largest over the thousands of tokens of a step was 2.3e-5."""
 
 
 class Stuck(Exception):
@@ -183,47 +176,6 @@ def submit(cluster: Cluster, out: Path, *words: str) -> Submitted:
     """Submit a run to the cluster."""
     cluster.crossthink("submit", f"out={out}", *words)
     return Submitted(cluster, out)
-
-
-def metrics(out: Path) -> list[dict[str, Any]]:
-    """The whole lines of metrics.jsonl."""
-    path = out / "metrics.jsonl"
-    text = path.read_text() if path.is_file() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def dump(out: Path, step: int) -> list[dict[str, Any]]:
-    """The samples of a step, without milliseconds."""
-    rows = [json.loads(line) for line in (out / "rollouts" / f"step_{step:06d}.jsonl").read_text().splitlines()]
-    for row in rows:
-        del row["verdict"]["elapsed_ms"]
-    return rows
-
-
-def differences(one: Path, other: Path) -> list[str]:
-    """How two runs differ, beside seconds: tokens and verdicts must be the same, other numbers to rounding."""
-    mine, theirs = metrics(one), metrics(other)
-    if [line["step"] for line in mine] != [line["step"] for line in theirs]:
-        return [f"steps {[line['step'] for line in mine]} and {[line['step'] for line in theirs]}"]
-    found = []
-    for a, b in zip(mine, theirs, strict=True):
-        step = a["step"]
-        for key in sorted((a.keys() & b.keys()) - set(TIMES)):
-            if key.startswith(OF_SERVERS):
-                continue
-            limit = NOISE if key.startswith(("mismatch", "logprob_error")) else ROUNDING
-            if not _close(a[key], b[key], limit):
-                found.append(f"step {step}: {key} {a[key]} and {b[key]}")
-        for x, y in zip(dump(one, step), dump(other, step), strict=True):
-            if any(x[key] != y[key] for key in ("prompt_id", "sample", "token_ids", "weight_version", "verdict")):
-                found.append(f"step {step}: sample {x['sample']} of prompt {x['prompt_id']}")
-    return found
-
-
-def _close(a: Any, b: Any, limit: float) -> bool:
-    if isinstance(a, float) and isinstance(b, float):
-        return abs(a - b) <= limit * max(1.0, abs(a), abs(b))
-    return a == b
 
 
 def kill(process: psutil.Process) -> None:

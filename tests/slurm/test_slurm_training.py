@@ -10,7 +10,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from slurm_cluster import Cluster, differences, kill, submit
+from compare_runs import differences
+from slurm_cluster import Cluster, kill, submit
 from train_helpers import TinyWorld, succeed
 
 LIMIT_S = 240.0
