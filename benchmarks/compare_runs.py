@@ -53,7 +53,7 @@ def differences(one: Path, other: Path, before: int = sys.maxsize) -> list[str]:
             if not _close(a[key], b[key], limit):
                 found.append(f"step {step}: {key} {a[key]} and {b[key]}")
         for x, y in zip(dump(one, step), dump(other, step), strict=True):
-            if any(x[key] != y[key] for key in ("prompt_id", "sample", "token_ids", "weight_version", "verdict")):
+            if not _same(x, y):
                 found.append(f"step {step}: sample {x['sample']} of prompt {x['prompt_id']}")
     return found
 
@@ -71,7 +71,7 @@ def border_draw(one: Path, other: Path) -> str | None:
         return None
     for step in steps:
         pairs = zip(dump(one, step), dump(other, step), strict=True)
-        parted = [(x, y) for x, y in pairs if x["token_ids"] != y["token_ids"]]
+        parted = [(x, y) for x, y in pairs if not _same(x, y)]
         if not parted:
             continue
         if len(parted) > 1 or differences(one, other, before=step):
@@ -86,6 +86,10 @@ def border_draw(one: Path, other: Path) -> str | None:
             f"{x['log_probs'][at]:.2f}) and {both[at][1]} ({y['log_probs'][at]:.2f})"
         )
     return None
+
+
+def _same(x: dict[str, Any], y: dict[str, Any]) -> bool:
+    return all(x[key] == y[key] for key in ("prompt_id", "sample", "token_ids", "weight_version", "verdict"))
 
 
 def _close(a: Any, b: Any, limit: float) -> bool:

@@ -65,7 +65,7 @@ def locked(out: Path) -> Iterator[None]:
             yield
         except ConfigError:
             if is_new:
-                (out / LOCK).unlink()
+                (out / LOCK).unlink(missing_ok=True)
             raise
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 from process_helpers import descendants
 from train_helpers import LIMIT_S, TinyWorld, dump, metrics, started, succeed
@@ -50,7 +51,7 @@ def test_it_comes_back_on_the_same_port_and_ends_with_the_block(tmp_path: Path) 
         wait_for_another(server, pid)
         assert (server.url, client.rules_info()["match"]) == (url, "exact")
         last = server._process
-    assert last.poll() is not None
+    assert last.poll() is not None and not psutil.pid_exists(last.pid)
     with pytest.raises(httpx.ConnectError):
         httpx.get(url + "/healthz", trust_env=False)
     assert (tmp_path / "log").read_text().count("reward server on") == 2

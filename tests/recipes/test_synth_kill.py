@@ -133,7 +133,8 @@ def test_asked_to_stop_it_says_how_to_go_on(tmp_path: Path) -> None:
             _, said = process.communicate(timeout=WAIT_S)
             assert process.returncode == EXIT_RESUMABLE, said
             assert "stopped in stage questions" in said and "resume=true" in said
-        assert family and not still_running(family, GONE_LIMIT_S)
+        _, left = psutil.wait_procs(family, GONE_LIMIT_S)
+        assert family and not left
     assert stored(tmp_path / "out")
 
 

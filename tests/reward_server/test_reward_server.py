@@ -13,7 +13,6 @@ import time
 import httpx
 import psutil
 import pytest
-from process_helpers import runs
 from reward_helpers import ROOT, RUN, item, serving, spawn, wait_until
 
 from conf.reward import PyTritonConfig, ServeRewardConfig
@@ -213,7 +212,7 @@ def test_signals_end_it_cleanly_even_under_load(number):
         os.kill(process.pid, number)
         assert process.wait(30) == 0
         sender.join()
-        wait_until(lambda: not any(map(runs, workers)))
+        wait_until(lambda: not any(worker.is_running() for worker in workers))
 
 
 def test_port_file(tmp_path, monkeypatch):

@@ -53,6 +53,10 @@ def test_what_is_no_draw_on_a_border(tmp_path: Path) -> None:
     assert border_draw(one, run(tmp_path / "two", {(2, 0): [7, 9, 9], (2, 1): [7, 9, 9]})) is None, "two at once"
     assert border_draw(one, run(tmp_path / "short", {(2, 1): [7, 8]})) is None, "cut off"
     assert border_draw(one, run(tmp_path / "loss", {(2, 1): [7, 9, 9]}, loss=0.6)) is None, "different before"
+    judged = run(tmp_path / "judged", {(2, 1): [7, 9, 9]})
+    rows = judged / "rollouts" / "step_000002.jsonl"
+    rows.write_text(rows.read_text().replace("correct", "wrong", 1))
+    assert border_draw(one, judged) is None, "the same tokens of another sample, judged otherwise"
     ended = run(tmp_path / "ended")
     (ended / "metrics.jsonl").write_text("")
     assert border_draw(one, ended) is None, "no such steps"

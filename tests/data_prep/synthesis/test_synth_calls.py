@@ -32,6 +32,7 @@ from crossthink.endpoint import EndpointLate, EndpointLost
 from crossthink.errors import EXIT_FAILED, EXIT_RESUMABLE, UserError
 from data_prep.synthesis.calls import request as kinds
 from data_prep.synthesis.calls.budget import BudgetReached
+from data_prep.synthesis.calls.caller import Caller
 from data_prep.synthesis.calls.counters import Counters
 from data_prep.synthesis.calls.request import Failed, Reply, Request, Usage
 from data_prep.synthesis.calls.store import AnswerStore
@@ -205,13 +206,20 @@ def test_a_budget_ends_it_resumable_with_all_paid_answers_kept(tmp_path: Path) -
         assert len(server.lines()) == 40
 
 
+async def ask_and_leave(caller: Caller, server: Running) -> None:
+    """Ask, and be cancelled while the endpoint is at work."""
+    asking = asyncio.ensure_future(caller.ask(request(1)))
+    while not server.lines():
+        await asyncio.sleep(0.01)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+
+
 def test_a_call_outlives_another_callers_budget(tmp_path: Path) -> None:
     async def ask_and_stop(server: Running) -> None:
         async with calling(server.url, tmp_path / "store") as caller:
-            asking = asyncio.ensure_future(caller.ask(request(1)))
-            while not server.lines():
-                await asyncio.sleep(0.01)
-            asking.cancel()
+            await ask_and_leave(caller, server)
             raise BudgetReached("of the solver")
 
     with synth_endpoint(tmp_path, delay_s=0.3) as server:
@@ -223,16 +231,11 @@ def test_a_call_outlives_another_callers_budget(tmp_path: Path) -> None:
 
 
 def test_a_call_outlives_whoever_asked(tmp_path: Path) -> None:
-    async def ask_and_leave(server: Running) -> None:
+    async def ask_once(server: Running) -> None:
         async with calling(server.url, tmp_path / "store") as caller:
-            asking = asyncio.ensure_future(caller.ask(request(1)))
-            while not server.lines():
-                await asyncio.sleep(0.01)
-            asking.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await asking
+            await ask_and_leave(caller, server)
 
     with synth_endpoint(tmp_path, delay_s=0.3) as server:
-        asyncio.run(ask_and_leave(server))
+        asyncio.run(ask_once(server))
         found, counters = asked(server, tmp_path / "store", [request(1)])
     assert isinstance(found[0], Reply) and counters.calls == 0

@@ -7,8 +7,8 @@ import subprocess
 import sys
 import threading
 
+import psutil
 import pytest
-from process_helpers import runs
 from protocol_helpers import boxed, environment, label
 from reward_helpers import wait_until
 
@@ -175,7 +175,7 @@ def test_the_reward_worker_leaves_nothing_behind():
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert json.loads(first) == RIGHT
-    wait_until(lambda: not any(map(runs, json.loads(second))))
+    wait_until(lambda: not any(map(psutil.pid_exists, json.loads(second))))
 
 
 def test_verl_itself():
