@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shutil
 import sys
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any
 from crossthink.errors import ConfigError, UserError
 from crossthink.files import atomic_file, commit_dir, names_full_disk, write_json
 from recipes.manifest import DamagedError, verify_manifest, write_manifest
-from recipes.rl.retention import BEST, prune
+from recipes.rl.retention import BEST, STEP_NAME, prune
 from recipes.run_files import CHECKPOINTS, LATEST
 from recipes.spmd import from_first_rank
 
@@ -24,7 +23,6 @@ TRAINER = "trainer.json"
 READY = "ready"
 """Key of the trainer's state: rollouts already made for the next step, as JSON text. They get a file of their own."""
 READY_FILE = "rollouts.json"
-_NAME = re.compile(r"step_\d+")
 
 
 @dataclass(frozen=True)
@@ -49,7 +47,7 @@ class Checkpoint:
 
         Raises:
             DamagedError: a file is missing or changed.
-            UserError: they are somebody else's.
+            UserError: one of them, or a folder that it lies in, is somebody else's.
         """
         verify_manifest(self.folder, "Choose another checkpoint of the run.")
 
@@ -71,7 +69,7 @@ def named_by(pointer: Path) -> Checkpoint:
         UserError: it is gone.
     """
     name = _read(pointer)
-    if not _NAME.fullmatch(name) or not (pointer.parent / name).is_dir():
+    if not STEP_NAME.fullmatch(name) or not (pointer.parent / name).is_dir():
         raise UserError(f"{pointer} names {name}, which is gone. Write the name of a kept checkpoint into it.")
     return Checkpoint(pointer.parent / name)
 
@@ -84,7 +82,7 @@ def is_finished(out: Path, steps: int) -> bool:
     """
     pointer = out / CHECKPOINTS / LATEST
     name = _read(pointer) if pointer.is_file() else ""
-    if not _NAME.fullmatch(name) or Checkpoint(pointer.parent / name).step < steps:
+    if not STEP_NAME.fullmatch(name) or Checkpoint(pointer.parent / name).step < steps:
         return False
     try:
         Checkpoint(pointer.parent / name).verify()
@@ -142,9 +140,9 @@ def _newest_whole(out: Path) -> Checkpoint | None:
 
 def _candidates(root: Path, name: str) -> list[Checkpoint]:
     """The checkpoint called `name`, then those before it, newest first; all of them where there is no such name."""
-    earlier = [Checkpoint(folder) for folder in root.glob("step_*") if _NAME.fullmatch(folder.name)]
+    earlier = [Checkpoint(folder) for folder in root.glob("step_*") if STEP_NAME.fullmatch(folder.name)]
     newest_first = sorted(earlier, key=lambda c: c.step, reverse=True)
-    if not _NAME.fullmatch(name):
+    if not STEP_NAME.fullmatch(name):
         return newest_first
     named = Checkpoint(root / name)
     return [named, *(c for c in newest_first if c.step < named.step)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -9,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 BEST = "best"  # beside `latest`: the name of the best checkpoint
+STEP_NAME = re.compile(r"step_([0-9]+)")
+"""A checkpoint's name; a copy that somebody keeps under another name is none of ours."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,8 @@ def prune(root: Path, newest: int, keep: int) -> None:
     """
     pointer = root / BEST
     best = pointer.read_text("utf-8").strip() if pointer.is_file() else ""
-    found = {int(folder.name.removeprefix("step_")): folder for folder in root.glob("step_*")}
+    names = [named for folder in root.iterdir() if (named := STEP_NAME.fullmatch(folder.name))]
+    found = {int(named[1]): root / named[0] for named in names}
     for step in sorted(step for step in found if step <= newest)[:-keep]:
         if found[step].name != best:
             shutil.rmtree(found[step])

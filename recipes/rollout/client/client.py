@@ -55,6 +55,7 @@ class RolloutClient:
         self._busy = threading.Lock()
         self._ending = threading.Lock()
         self._cancel: Callable[[], object] | None = None
+        self._closed = False
 
     def __enter__(self) -> RolloutClient:
         return self
@@ -63,8 +64,9 @@ class RolloutClient:
         self.close()
 
     def close(self) -> None:
-        """Give up the call under way, if there is one: servers drop its samples, its reader gets an error."""
+        """Ask nothing any more. A call under way is given up: servers drop its samples, its reader gets an error."""
         with self._ending:
+            self._closed = True
             if self._cancel is not None:
                 self._cancel()
 
@@ -109,10 +111,13 @@ class RolloutClient:
             NoServersError: no server for `outage_limit_s`, or none with these weights; names each and its last failure.
             LostWeightsError: servers answer, and none has these weights any more.
             RequestError: a server refused the request: every server would.
-            UserError: the token is wrong, or the client was closed meanwhile.
+            UserError: the token is wrong, or the client was closed, before or meanwhile.
             ValueError: two requests have the same numbers.
             RuntimeError: another call is under way.
         """
+        with self._ending:
+            if self._closed:
+                raise UserError("The rollout client was closed before samples were asked for.")
         if not requests:
             return
         if not self._busy.acquire(blocking=False):
@@ -160,8 +165,11 @@ class RolloutClient:
                 loop.run_until_complete(loop.shutdown_asyncgens())
 
         thread = threading.Thread(target=work, name="rollout-client", daemon=True)
+        with self._ending:
+            self._cancel = cancel = lambda: loop.call_soon_threadsafe(task.cancel)
+            if self._closed:  # since `stream` looked; a task that is cancelled before it runs asks nothing
+                cancel()
         thread.start()
-        self._cancel = cancel = lambda: loop.call_soon_threadsafe(task.cancel)
         try:
             yield
         except BaseException:  # GeneratorExit and KeyboardInterrupt among them: nobody reads on

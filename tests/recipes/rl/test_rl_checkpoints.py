@@ -208,6 +208,29 @@ def test_somebody_elses_checkpoint(saved, monkeypatch):
         saved.verify()
 
 
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")
+@pytest.mark.parametrize("name", ["trainer.json", "actor/weights", "actor", ".", "manifest.json"])
+def test_one_file_or_folder_that_is_somebody_elses(saved, name):
+    """Also with the content that was saved: whose it is may change it after the check."""
+    os.chown(saved.folder / name, 12345, -1)
+    with pytest.raises(UserError) as refused:
+        saved.verify()
+    assert str(refused.value) == (
+        f"{saved.folder / name} belongs to another user (id 12345; allowed: 0). Copy {saved.folder} if you trust it; "
+        "checkpoints hold pickles."
+    )
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() != 0, reason="only root gives files away")
+def test_files_of_root_are_trusted_beside_ones_own(saved, monkeypatch):
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    os.chown(saved.folder / "actor" / "weights", 12345, -1)
+    saved.verify()
+    os.chown(saved.folder / "actor" / "weights", 12346, -1)
+    with pytest.raises(UserError, match="id 12346; allowed: 0 and 12345"):
+        saved.verify()
+
+
 @pytest.fixture
 def four(alone, tmp_path):
     save_steps(tmp_path, 10, 20, 30, 40)

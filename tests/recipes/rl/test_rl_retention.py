@@ -7,7 +7,7 @@ from table_world import table_config, table_run
 
 from recipes.rl import checkpoints
 from recipes.rl.checkpoints import find_pointed
-from recipes.rl.retention import Best
+from recipes.rl.retention import Best, prune
 
 
 @pytest.mark.parametrize(
@@ -63,3 +63,12 @@ def test_a_run_keeps_its_best(alone, tmp_path, asynchronous):
         assert find_pointed(best) == tmp_path / "checkpoints" / f"step_{number:06d}"
         checkpoints.Checkpoint(find_pointed(best)).verify()
         assert checkpoints.latest(tmp_path).step == steps
+
+
+def test_what_is_no_checkpoint_is_left_alone(tmp_path):
+    for name in ("step_000001", "step_000002", "step_000003", "step_000002_backup", "step_000001_1", "step_"):
+        (tmp_path / name).mkdir()
+    prune(tmp_path, newest=3, keep=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "step_", "step_000001_1", "step_000002_backup", "step_000003",
+    ]  # fmt: skip

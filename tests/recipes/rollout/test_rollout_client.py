@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 from client_helpers import GARBAGE, FakeServer, tokens
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crossthink.errors import EXIT_RESUMABLE, ConfigError, UserError
@@ -363,6 +363,7 @@ def gather(parts, limit):
     return asyncio.run(run())
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20).map(lambda b: b.replace(b"\n", b"")), max_size=8), st.data())
 def test_lines_do_not_depend_on_how_they_arrive(sent, data):
     whole = b"".join(line + b"\n" for line in sent)
