@@ -27,6 +27,10 @@ class ConfigError(UserError):
     exit_code = EXIT_USAGE
 
 
+class LocalError(UserError):
+    """A failure of one rank, of which others know nothing: whatever needs them cannot follow."""
+
+
 class StoppedEarly(UserError):
     """Stopped on request with everything saved: the same command with `resume=true` continues."""
 

@@ -20,6 +20,7 @@ from recipes.nodes import has_critic_server
 from recipes.own_critic import Critic
 from recipes.quiet import quiet_libraries
 from recipes.run_folder import held_out_pool, model_folder, read_config, training_pool
+from recipes.signs_of_life import silence_s
 
 
 def run_rank(config: TrainConfig, addresses: Addresses) -> None:
@@ -50,6 +51,8 @@ def run_rank(config: TrainConfig, addresses: Addresses) -> None:
         patience_s = max(patience_s, config.critic.deadline_s + 60.0)
     if has_rollout_servers(config):
         patience_s = max(patience_s, 2 * config.rollout.refit_deadline_s + 120.0)
+    # Where a rank hangs, a job's watchers are to find out which: the others must not give up before them.
+    patience_s = max(patience_s, silence_s() + 120.0)
     mesh = join_mesh(config.actor.tensor_parallel, config.actor.pipeline_parallel, timeout_s=patience_s)
     try:
         _train(config, addresses, mesh)

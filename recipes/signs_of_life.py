@@ -9,6 +9,8 @@ import signal
 
 ALIVE_FD = "CROSSTHINK_ALIVE_FD"
 """Names the file descriptor of a pipe that the watcher reads."""
+SILENCE_S = "CROSSTHINK_SILENCE_S"
+"""Names the seconds without a sign of life after which the watcher ends a rank."""
 SHOW_STACK = signal.SIGUSR2
 
 
@@ -18,6 +20,11 @@ def beat() -> None:
         # Full, or the watcher has gone: it has signs enough, or needs none.
         with contextlib.suppress(BlockingIOError, BrokenPipeError):
             os.write(int(os.environ[ALIVE_FD]), b".")
+
+
+def silence_s() -> float:
+    """Seconds without a sign of life that the watcher allows; 0 where nobody watches."""
+    return float(os.environ.get(SILENCE_S, "0"))
 
 
 def show_stack_when_asked() -> None:

@@ -10,6 +10,11 @@ import torch
 import torch.distributed as dist
 
 from crossthink.errors import UserError
+from recipes.signs_of_life import beat
+from recipes.work import Work
+
+HEARD_S = 30.0
+"""Seconds between two words of a rank to those that wait for it in a collective, which may not take much longer."""
 
 
 def _device() -> torch.device:
@@ -36,22 +41,35 @@ def broadcast_json(value: Any) -> Any:
 def from_first_rank(made: Callable[[], Any]) -> Any:
     """What `made` returns on rank 0, on every rank. A UserError there is raised on every rank, with its exit code.
 
-    Rank 0 makes it while the others wait, so whatever else it raises ends them by the process group's own limit.
+    However long it takes: it is made in a thread, and the others hear of rank 0 every `HEARD_S` seconds. Whatever else
+    it raises is rank 0's, and ends the others by the process group's own limit.
     """
-    answer: dict[str, Any] = {}
-    failure: UserError | None = None
-    if is_first_rank():
-        try:
-            answer = {"value": made()}
-        except UserError as error:
-            failure, answer = error, {"failure": str(error), "exit_code": error.exit_code}
-    answer = broadcast_json(answer)
+    if dist.get_world_size() == 1:
+        return made()
+    values: list[Any] = []
+    work = Work(lambda: values.append(made()), "first rank") if is_first_rank() else None
+    while (answer := broadcast_json(_so_far(work, values))) is None:
+        beat()
     if "failure" in answer:
-        raise failure or _again(answer)
+        raise _failure(work, answer)
     return answer["value"]
 
 
-def _again(answer: dict[str, Any]) -> UserError:
+def _so_far(work: Work | None, values: list[Any]) -> dict[str, Any] | None:
+    """What the first rank tells: value or failure, or None where it has neither after `HEARD_S`."""
+    if work is None or not work.wait(HEARD_S):
+        return None
+    if isinstance(work.error, UserError):
+        return {"failure": str(work.error), "exit_code": work.error.exit_code}
+    if work.error is not None:
+        raise work.error
+    return {"value": values[0]}
+
+
+def _failure(work: Work | None, answer: dict[str, Any]) -> BaseException:
+    """The first rank's own error there, one like it elsewhere."""
+    if work is not None and work.error is not None:
+        return work.error
     error = UserError(answer["failure"])
     error.exit_code = answer["exit_code"]
     return error

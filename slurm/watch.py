@@ -16,7 +16,7 @@ from crossthink.procs import PARENT
 from recipes.machine import THREADS
 from recipes.rendezvous import HOST, RENDEZVOUS
 from recipes.run_files import tail
-from recipes.signs_of_life import ALIVE_FD, SHOW_STACK
+from recipes.signs_of_life import ALIVE_FD, SHOW_STACK, SILENCE_S
 from slurm.attempt import Attempt, End
 from slurm.critic import critic_environment, keep_critic
 from slurm.places import index, local_index, node, tasks_here, threads
@@ -129,6 +129,7 @@ def child_environment(watched: Watched, environment: dict[str, str], alive_fd: i
         HOST: watched.host,
         PARENT: str(os.getpid()),
         ALIVE_FD: str(alive_fd),
+        SILENCE_S: str(cluster.hang_s),
     }
 
 

@@ -13,7 +13,7 @@ from conf.evaluate import EvalConfig
 from crossthink.endpoint import Access, Endpoint
 from recipes.evaluation.answers import Answer, draw_number, never
 from recipes.evaluation.questions import Asked
-from recipes.rl.work import Work
+from recipes.work import Work
 
 POLL_S = 0.2
 
@@ -135,7 +135,7 @@ class EndpointAnswerer:
         tokens = said.completion_tokens
         if tokens is None and self._tokenizer is not None:
             tokens = len(self._tokenizer(said.text, add_special_tokens=False)["input_ids"])
-        return Answer(said.text, tokens, "length" if said.finish_reason == "length" else "stop")
+        return Answer(said.text, tokens, "length" if said.finish_reason == "length" else "stop", said.reasoned)
 
 
 def _tokenizer(folder: str | None) -> Any:

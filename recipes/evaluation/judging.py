@@ -10,7 +10,7 @@ from recipes.evaluation.answers import Answer
 from recipes.evaluation.questions import Asked
 from recipes.evaluation.record import Record
 from recipes.rl.loose_answer import in_right_form, loose_answer
-from recipes.rl.work import Work
+from recipes.work import Work
 from reward_server.client import RewardClient
 from reward_server.verdicts import Item, Verdict
 
@@ -35,7 +35,7 @@ class Judging:
         Args:
             client: of the reward server.
             record: where judged answers go.
-            think_prefilled: the prompt already ends in `<think>`.
+            think_prefilled: the prompt already ends in `<think>`; an answer that `reasoned` is judged without.
             shown: called with the number of answers in the record, whenever it grows.
         """
         self._client, self._record, self._shown = client, record, shown
@@ -90,7 +90,8 @@ def judged(client: RewardClient, given: Sequence[Given], think_prefilled: bool) 
     items = []
     for number, (asked, _, answer) in enumerate(given):
         loose = Answer(in_right_form(loose_answer(answer.text, asked.row.kind)), None, answer.finish_reason)
-        items += [_item(f"{number}", asked, answer, think_prefilled), _item(f"{number}.loose", asked, loose, False)]
+        prefilled = think_prefilled and not answer.reasoned
+        items += [_item(f"{number}", asked, answer, prefilled), _item(f"{number}.loose", asked, loose, False)]
     verdicts = iter(client.score(items))
     return [sample(asked, run, answer, next(verdicts), next(verdicts)) for asked, run, answer in given]
 

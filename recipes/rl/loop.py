@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from conf.train import TrainConfig
-from crossthink.errors import StoppedEarly, UserError
+from crossthink.errors import LocalError, StoppedEarly, UserError
 from recipes.rl.batch import RolloutBatch
 from recipes.rl.checkpoints import READY
 from recipes.rl.feed import Feed, make_feed
@@ -65,6 +67,8 @@ def _train(
         try:
             batch, draws = feed.collect(step, clock)
         except UserError as error:
+            if isinstance(error, LocalError) and dist.get_world_size() > 1:
+                raise  # the others are amid a pass, and a save needs them
             # Nothing was updated yet, so the state is still that after the last step: it must not be lost.
             saver.settle(step - 1, _state(step - 1, feed, skips, best))
             raise _before_step(error, config, step) from error

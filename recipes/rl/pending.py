@@ -14,14 +14,12 @@ from transformers import PreTrainedTokenizerBase
 from crossthink.errors import UserError
 from recipes.rl.batch import Prompt, RolloutBatch, Sample
 from recipes.rl.scoring import Judge, ScoringAhead, item
-from recipes.rl.work import Work
 from recipes.rollout.interface import RemoteEngine, Request, Response, SamplingParams
 from recipes.signs_of_life import beat
-from recipes.spmd import broadcast_json, from_first_rank, is_first_rank
+from recipes.spmd import HEARD_S, broadcast_json, from_first_rank, is_first_rank
+from recipes.work import Work
 from reward_server.verdicts import Verdict
 
-HEARD_S = 30.0
-"""Seconds between two words of the first rank to those that wait for it in a collective."""
 POLL_S = 1.0
 Phase = Callable[[str], Any]
 """A clock's `phase`: a context manager around what takes the time."""
@@ -66,9 +64,8 @@ class PendingRollout:
             self._work = Work(lambda: self._make(engine, client, params, first), "rollout")
 
     def wait(self) -> None:
-        """Until everything is there, or failed. No collective: other ranks return at once."""
-        if self._work:
-            self._work.wait()
+        """Until everything is there, or failed. Collective."""
+        self._wait_until(lambda: False)
 
     def failed(self) -> bool:
         """Whether it ended without a batch, on the first rank; False elsewhere. To be asked after `wait`."""
@@ -95,16 +92,15 @@ class PendingRollout:
         """Prompts' numbers with their responses as groups become whole, on every rank, until none are left. Collective.
 
         Args:
-            least: groups to wait for each time, unless fewer are left.
+            least: groups to give each time, unless there are fewer in all.
 
         Raises:
             UserError: generating failed; raised alike on every rank.
         """
         seen = 0
         while seen < len(self.prompts):
-            wanted = min(seen + least, len(self.prompts))
-            self._wait_until(partial(self._has, wanted))
-            chunk = from_first_rank(partial(self._chunk, seen))
+            self._wait_until(partial(self._has, self._at_least(seen + least, least)))
+            chunk = from_first_rank(partial(self._chunk, seen, least))
             yield [(p, [Response(**fields) for fields in responses]) for p, responses in chunk]
             seen += len(chunk)
 
@@ -166,9 +162,15 @@ class PendingRollout:
     def _has(self, wanted: int) -> bool:
         return len(self._whole) >= wanted
 
-    def _chunk(self, seen: int) -> list[tuple[int, list[dict[str, Any]]]]:
+    def _at_least(self, count: int, least: int) -> int:
+        """`count`, or all where fewer than `least` would be left."""
+        return count if len(self.prompts) - count >= least else len(self.prompts)
+
+    def _chunk(self, seen: int, least: int) -> list[tuple[int, list[dict[str, Any]]]]:
         self._raise_failure()
-        return [(p, [asdict(r) for r in self._responses[p] if r is not None]) for p in self._whole[seen:]]
+        whole = len(self._whole)  # more may become so meanwhile
+        end = whole if whole == len(self.prompts) else min(whole, len(self.prompts) - least)
+        return [(p, [asdict(r) for r in self._responses[p] if r is not None]) for p in self._whole[seen:end]]
 
     def _to_json(self) -> list[list[dict[str, Any]]]:
         assert self._work is not None

@@ -20,8 +20,9 @@ from crossthink.errors import UserError
 from crossthink.files import names_full_disk
 from recipes.actors.interface import Staged
 from recipes.rl import checkpoints
-from recipes.rl.work import Work
-from recipes.spmd import any_rank, is_first_rank
+from recipes.signs_of_life import beat
+from recipes.spmd import HEARD_S, any_rank, is_first_rank
+from recipes.work import Work
 
 
 class Stages(Protocol):
@@ -176,10 +177,10 @@ class SaveUnderWay:
 
     def _all_ready(self, wait: bool) -> bool:
         """Whether every rank's thread is through; raises alike on all ranks where one failed."""
-        if wait:
-            self.work.wait()
-        if any_rank(self.work.is_running()):
-            return False
+        while any_rank(not self.work.wait(HEARD_S if wait else 0.0)):  # hashing a large one takes many minutes
+            if not wait:
+                return False
+            beat()
         error = self.work.error
         if any_rank(error is not None):
             self._drop()

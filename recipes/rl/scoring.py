@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from recipes.rl.batch import Prompt
-from recipes.rl.work import Work
 from recipes.rollout.interface import Response
+from recipes.work import Work
 from reward_server.verdicts import Item, Verdict
 
 

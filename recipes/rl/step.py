@@ -48,7 +48,7 @@ def collect(config: TrainConfig, parts: Parts, step: int, clock: PhaseClock) -> 
     """
 
     if config.rollout.overlap_log_probs:
-        drawn = _with_reference_ahead(parts, begin(config, parts, step), clock)
+        drawn = _with_reference_ahead(config, parts, begin(config, parts, step), clock)
         check_invalid(drawn, config.reward.max_invalid)
         return drawn, {}
     elsewhere = isinstance(parts.engine, RemoteEngine)
@@ -121,10 +121,15 @@ def begin(config: TrainConfig, parts: Parts, step: int) -> PendingRollout:
     )
 
 
-def _with_reference_ahead(parts: Parts, pending: PendingRollout, clock: PhaseClock) -> RolloutBatch:
+def _with_reference_ahead(
+    config: TrainConfig, parts: Parts, pending: PendingRollout, clock: PhaseClock
+) -> RolloutBatch:
     """The batch, with log-probs of the reference policy that were computed while later groups were generated."""
     found: dict[int, list[Tensor]] = {}
-    chunks = pending.groups(least=math.ceil(len(pending.prompts) / PARTS_AHEAD))
+    data = dist.get_world_size() // (config.actor.tensor_parallel * config.actor.pipeline_parallel)
+    # A pass needs a sample for every data-parallel rank.
+    least = max(math.ceil(len(pending.prompts) / PARTS_AHEAD), math.ceil(data / config.samples_per_prompt))
+    chunks = pending.groups(least)
     while len(found) < len(pending.prompts):
         with clock.phase("rollout"):
             chunk = next(chunks)

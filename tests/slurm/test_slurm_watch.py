@@ -289,6 +289,7 @@ def test_the_environment_of_a_rank(watched: Watched) -> None:
         "CROSSTHINK_HOST": "10.0.0.1",
         "CROSSTHINK_PARENT": str(os.getpid()),
         "CROSSTHINK_ALIVE_FD": "9",
+        "CROSSTHINK_SILENCE_S": str(watched.cluster.hang_s),
     }
     watched.cluster.interface = None
     assert not any("IFNAME" in name for name in child_environment(watched, given, 9))

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from crossthink.errors import UserError
+from crossthink.errors import LocalError
 from recipes.actors.interface import MicroBatch
 
 # torch's allocator for CPUs raises a plain RuntimeError with one of these.
@@ -23,7 +23,7 @@ def naming_the_phase(phase: str, batches: Sequence[MicroBatch]) -> Iterator[None
         batches: the micro-batches that it runs.
 
     Raises:
-        UserError: names phase and largest micro-batch, and what to lower.
+        LocalError: names phase and largest micro-batch, and what to lower.
     """
     try:
         yield
@@ -31,7 +31,7 @@ def naming_the_phase(phase: str, batches: Sequence[MicroBatch]) -> Iterator[None
         if not is_out_of_memory(error):
             raise
         rows, width = max((batch.token_ids_bt.shape for batch in batches), key=lambda shape: shape[0] * shape[1])
-        raise UserError(
+        raise LocalError(
             f"Out of memory in the phase {phase}, with micro-batches up to {rows} × {width} = {rows * width} tokens. "
             "Lower micro_batch_tokens, or set actor.recompute=selective (or full) or actor.offload=true."
             + (f" One response alone has {width} tokens: max_response_tokens bounds that." if rows == 1 else "")

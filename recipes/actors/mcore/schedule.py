@@ -30,7 +30,7 @@ def run_schedule(
 
     Args:
         model: this rank's stage; wrapped for training where there are backward passes.
-        batches: at least one, of equal number on every rank.
+        batches: at least one, of equal number on every rank of a pipeline.
         output: called on the last stage, `output(batch, stage_output)`; the stage's output is [b, t, ...].
         device: where the stage lives.
         forward_only: no backward passes; `output` collects data instead of giving a loss.

@@ -2,28 +2,59 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import os
 from pathlib import Path
 
-import torch.distributed as dist
 from megatron.core.models.gpt import GPTModel
 
 from recipes.actors.mcore.mesh import Mesh
+from recipes.spmd import any_rank
+
+NOT_THERE = (errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 def reserve_space(folder: Path, model: GPTModel, mesh: Mesh) -> None:
-    """Ask the file system for this rank's share at once: torch's writer would hide a full disk in a RuntimeError.
+    """Ask the file system for the checkpoint's bytes at once: torch's writer would hide a full disk in a RuntimeError.
 
-    The share is that of the weights and Adam's two moments in float32. Collective.
+    They are those of the weights and Adam's two moments in float32, once: of one data-parallel copy. Collective.
+
+    Raises:
+        OSError: not enough space; on every rank where one finds so.
+    """
+    weights_and_adam = 3 * sum(p.numel() * 4 for p in model.parameters()) if mesh.data_rank == 0 else 0
+    probe = folder / f".space_{mesh.rank}"
+    failure: OSError | None = None
+    with open(probe, "wb") as handle:
+        try:
+            allocate(handle.fileno(), weights_and_adam)
+        except OSError as error:
+            failure = error
+        # Until every rank has said so, all hold what they were given.
+        failed = any_rank(failure is not None)
+        probe.unlink()
+    if failed:
+        raise failure or OSError(errno.ENOSPC, "another rank found too little space", str(folder))
+
+
+def allocate(file: int, size: int) -> None:
+    """Allocate so many bytes of a file; where the file system cannot (NFS 3), only look at what is free.
+
+    Not `os.posix_fallocate`, which then writes every one of them.
 
     Raises:
         OSError: not enough space.
     """
-    weights_and_adam = 3 * sum(p.numel() * 4 for p in model.parameters())
-    probe = folder / f".space_{mesh.rank}"
-    with open(probe, "wb") as handle:
-        try:
-            os.posix_fallocate(handle.fileno(), 0, weights_and_adam)
-        finally:
-            probe.unlink()
-    dist.barrier()
+    if size == 0:
+        return
+    fallocate = getattr(ctypes.CDLL(None, use_errno=True), "fallocate", None)  # Linux's
+    if fallocate is not None:
+        if fallocate(ctypes.c_int(file), ctypes.c_int(0), ctypes.c_int64(0), ctypes.c_int64(size)) == 0:
+            return
+        code = ctypes.get_errno()
+        if code not in NOT_THERE:
+            raise OSError(code, os.strerror(code))
+    found = os.fstatvfs(file)
+    if found.f_bavail * found.f_frsize < size:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

@@ -1,11 +1,14 @@
 """Generating and judging: whose verdict belongs to whom, and when a step stops."""
 
+import threading
+import time
+
 import pytest
 from rl_helpers import prompt, response, rollout_batch
 from tiny_helpers import small_tokenizer
 
 from crossthink.errors import EXIT_FAILED, StoppedEarly, UserError
-from recipes.rl.pending import decode
+from recipes.rl.pending import PendingRollout, decode
 from recipes.rl.records import PhaseClock
 from recipes.rl.rollouts import InvalidVerdictsError, check_invalid, generate, judge, rollout
 from recipes.rollout.interface import Response, SamplingParams
@@ -153,3 +156,35 @@ def test_check_invalid(invalid, of, limit, stops):
     assert f"{invalid} of {of} verdicts ({invalid / of:.1%})" in message and f"reward.max_invalid={limit}" in message
     assert batch.samples[0].prompt.row.id in message and "bad_gold" in message
     assert caught.value.exit_code == EXIT_FAILED
+
+
+class Gated:
+    """Responses one by one, each when a permit is there. `taken`: how many the rollout has."""
+
+    def __init__(self):
+        self.permits, self.taken = threading.Semaphore(0), 0
+
+    def stream(self, requests, params):
+        for index in range(len(requests)):
+            assert self.permits.acquire(timeout=30)
+            yield index, response(2)
+            self.taken += 1
+
+
+@pytest.mark.parametrize(
+    ("count", "least", "at_once"), [(8, 2, 3), (8, 3, 5), (9, 4, 8), (5, 5, 5), (3, 4, 3), (9, 2, 8)]
+)
+def test_groups_come_in_parts_that_every_rank_can_share(alone, count, least, at_once):
+    """However many are whole when one asks, the last part is no smaller than the others may be."""
+    engine, tokenizer = Gated(), small_tokenizer()
+    pending = PendingRollout(engine, Judge(), tokenizer, [prompt(p) for p in range(count)], 1, PARAMS, False)
+    engine.permits.release(at_once)
+    while engine.taken < at_once:
+        time.sleep(0.001)
+    parts, groups = [], pending.groups(least)
+    for part in groups:
+        parts.append([p for p, _ in part])
+        engine.permits.release(count)
+    assert sum(parts, []) == [*range(count)]
+    assert min(map(len, parts)) >= min(least, count)
+    assert len(pending.finish(PhaseClock().phase).samples) == count

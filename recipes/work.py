@@ -1,4 +1,4 @@
-"""Something done in a thread beside training, without a collective, so that it never meets those of training."""
+"""Something done in a thread beside others, without a collective, so that it never meets those of training."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ class Work:
         self._thread = threading.Thread(target=self._run, name=name)
         self._thread.start()
 
-    def wait(self) -> None:
-        """Until the function has returned or raised."""
-        self._thread.join()
+    def wait(self, most_s: float | None = None) -> bool:
+        """Until the function has returned or raised, or for `most_s` seconds. Returns whether it has."""
+        self._thread.join(most_s)
+        return not self._thread.is_alive()
 
     def is_running(self) -> bool:
         """Whether it has not yet."""

@@ -1,0 +1,118 @@
+"""A rank of test_waiting.py: what is done while others wait in a collective, longer than a collective may take."""
+
+from __future__ import annotations
+
+import datetime
+import errno
+import json
+import resource
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import torch
+import torch.distributed as dist
+
+from crossthink.errors import StoppedEarly, UserError
+from recipes import spmd
+from recipes.actors.mcore.space import reserve_space
+from recipes.rl import checkpoints, pending, saver
+from recipes.rl.pending import PendingRollout
+from recipes.rl.saver import Saver
+
+COLLECTIVE_S, WORK_S, HEARD_S = 3.0, 6.0, 0.5
+MODEL = torch.nn.Linear(512, 512, bias=False)  # 3 MiB with Adam's moments
+LIMIT = 2**20
+
+
+class Judge:
+    def score(self, items):
+        raise AssertionError("nothing was generated")
+
+
+class SlowEngine:
+    def stream(self, requests, params):
+        time.sleep(WORK_S)
+        raise StoppedEarly("no server left")
+        yield
+
+
+class Engines:
+    def stage(self, folder):
+        return []
+
+
+def slowly(value):
+    time.sleep(WORK_S)
+    return value
+
+
+def failing():
+    time.sleep(WORK_S)
+    raise StoppedEarly("late")
+
+
+def failure_of(function):
+    try:
+        function()
+    except UserError as error:
+        return [str(error), error.exit_code]
+    except OSError as error:
+        return error.errno
+    return None
+
+
+def rollout():
+    under_way = PendingRollout(SlowEngine(), Judge(), None, [], 1, None, False)
+    under_way.wait()
+    return under_way.failed()
+
+
+def save(out: Path):
+    under_way = Saver(out, Engines(), keep=1, asynchronous=True)
+    under_way.save(1, {"step": 1}, wait=True)
+    return (out / "checkpoints" / "latest").read_text().strip()
+
+
+def space(folder: Path, rank: int, data_rank: int):
+    """Rank 1 may write files of 1 MiB only, so its share is more than there is room for."""
+    folder.mkdir(exist_ok=True)
+    dist.barrier()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if rank == 1:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (LIMIT, before[1]))
+    try:
+        mesh = SimpleNamespace(rank=rank, data_rank=data_rank)
+        return failure_of(lambda: reserve_space(folder, MODEL, mesh))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        dist.barrier()
+        assert not list(folder.iterdir())
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=COLLECTIVE_S))
+    rank = dist.get_rank()
+    for module in (spmd, pending, saver):
+        module.HEARD_S = HEARD_S
+    made, commit = [], checkpoints.commit
+    checkpoints.commit = lambda *words: slowly(None) or commit(*words)
+    found = {
+        "value": spmd.from_first_rank(lambda: made.append(1) or slowly("made")),
+        "made": len(made),
+        "failure": failure_of(lambda: spmd.from_first_rank(failing)),
+        "rollout_failed": rollout(),
+        "saved": save(folder / "run"),
+        "copy_needs_no_room": space(folder / "space", rank, data_rank=rank),
+        "one_rank_without_room": space(folder / "space", rank, data_rank=0),
+        "no_space": errno.EFBIG if rank == 1 else errno.ENOSPC,
+    }
+    (folder / f"found_{rank}.json").write_text(json.dumps(found))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
