@@ -25,7 +25,7 @@ from recipes.nodes import own_rollout_servers
 from recipes.own_critic import Critic
 from recipes.own_server import OwnRewardServer, OwnRolloutServer
 from recipes.run_files import LOGS, newest_step, tail
-from reward_server.client import RewardClient
+from reward_server.client import RewardClient, RewardUnavailable
 
 POLL_S = 0.1
 GRACE_S = 15.0
@@ -167,8 +167,10 @@ def rules_of(config: RewardConfig, client: RewardClient) -> dict[str, Any]:
     Raises:
         UserError: none can be reached, they disagree, or they judge by another match than the config asks for.
     """
-    # At the start a wrong address is more likely than an outage.
-    facts = rules_facts(client.rules_info(patience_s=min(config.deadline_s, config.outage_limit_s)))
+    try:  # at the start a wrong address is more likely than an outage, and there is nothing to go on with
+        facts = rules_facts(client.rules_info(patience_s=min(config.deadline_s, config.outage_limit_s)))
+    except RewardUnavailable as error:
+        raise UserError(str(error)) from error
     if config.match != RewardConfig.match and facts.get("match") != config.match:
         raise UserError(
             f"reward.match={config.match} is the rule of the run's own server, and the servers in reward.url judge by "
@@ -180,8 +182,8 @@ def rules_of(config: RewardConfig, client: RewardClient) -> dict[str, Any]:
 def run_ranks(out: Path, world: int, addresses: Addresses) -> int:
     """Start `world` ranks of the run in `out` on this machine, with the servers at these addresses, and wait for them.
 
-    SIGINT and SIGTERM are passed on once, as SIGTERM: the ranks finish their step, save and exit 75. When one rank
-    fails, the others are ended.
+    SIGINT and SIGTERM are passed on as SIGTERM: the ranks finish their step, save and exit 75. A second one ends them
+    at once. When one rank fails, the others are ended.
 
     Returns:
         0, 75 where every rank stopped resumable, or the first failing rank's code.
@@ -250,10 +252,14 @@ def _how_it_ended(out: Path, rank: int, code: int) -> str:
 
 @contextlib.contextmanager
 def _passing_signals_to(ranks: Sequence[subprocess.Popen]) -> Iterator[None]:
+    asked = False
+
     def pass_on(number: int, frame: object) -> None:
+        nonlocal asked
         for process in ranks:
             if process.poll() is None:
-                process.send_signal(signal.SIGTERM)
+                process.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
+        asked = True
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

@@ -70,8 +70,8 @@ class Records:
         self._tracked = {"train": _last_step(out / METRICS), "eval": _last_step(out / EVALUATIONS)}
         with names_full_disk(out):
             (out / ROLLOUTS).mkdir(parents=True, exist_ok=True)
-            for name in (METRICS, EVALUATIONS):
-                _cut_after(out / name, step)
+            _cut_after(out / METRICS, step)
+            _cut_after(out / EVALUATIONS, step if step else -1)  # a run from the start evaluates before it, too
             for folder in (ROLLOUTS, BAD_BATCHES):
                 for path in (out / folder).glob("step_*.jsonl"):
                     if int(re.sub(r"\D", "", path.stem)) > step:

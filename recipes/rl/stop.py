@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
+from crossthink.procs import PARENT
+
 
 class StopRequest:
     """Turns the first SIGINT or SIGTERM inside the block into a flag, so that the running step is finished and saved.
 
-    A second one, or one after the block, does what it did before.
+    A second one, or one after the block, does what it did before. But a rank that `crossthink train` has started lets
+    later ones pass: it may get one wish twice, from a service manager and from its launcher, which kills it where its
+    user insists.
     """
 
     def __init__(self) -> None:
@@ -29,4 +34,5 @@ class StopRequest:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.requested = True
-        self.__exit__()
+        if PARENT not in os.environ:
+            self.__exit__()

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from process_helpers import descendants
 from train_helpers import LIMIT_S, TinyWorld, assert_equal_runs, crossthink, has_steps, metrics, started, succeed
 
 from crossthink.errors import EXIT_RESUMABLE
@@ -17,7 +18,8 @@ def test_sigterm_saves_and_exits_75(tiny_world: TinyWorld, tmp_path: Path) -> No
     out = tmp_path / "stopped"
     with started(*tiny_world.train_words(out, *words)) as process:
         wait_for_steps(out, 1, process)
-        process.send_signal(signal.SIGTERM)
+        for one in (*descendants(process, "recipes.rank"), process):  # as a service manager does, so ranks get two
+            one.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=LIMIT_S)
         assert process.returncode == EXIT_RESUMABLE, err[-2000:]
         assert "resume=true" in err

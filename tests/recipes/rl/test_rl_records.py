@@ -54,6 +54,15 @@ def test_evaluations(tmp_path):
     assert steps(tmp_path, "evaluations.jsonl") == [0, 5]
 
 
+def test_a_run_that_starts_again_evaluates_before_it_again(tmp_path):
+    """Killed before its first checkpoint: what it evaluates at step 0 stands there once."""
+    for _ in range(2):
+        found = Records(tmp_path, 0)
+        found.evaluation({"step": 0, "reward": 0.1})
+        found.close()
+    assert steps(tmp_path, "evaluations.jsonl") == [0]
+
+
 @pytest.mark.parametrize("resume", [0, 1, 3, 4, 7])
 def test_what_lies_beyond_the_resume_point_is_removed(tmp_path, resume):
     write(tmp_path, 0, 4)

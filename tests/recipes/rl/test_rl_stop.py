@@ -48,3 +48,12 @@ def test_an_exception_gives_the_handlers_back(handled):
         raise ValueError("x")
     os.kill(os.getpid(), signal.SIGTERM)
     assert handled == [signal.SIGTERM]
+
+
+def test_a_rank_hears_one_wish_twice(handled, monkeypatch):
+    """From a service manager, which asks every process, and from its launcher."""
+    monkeypatch.setenv("CROSSTHINK_PARENT", str(os.getpid()))
+    with StopRequest() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.requested and handled == []
