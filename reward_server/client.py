@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import httpx
 
 from conf.reward import RewardConfig
-from crossthink.errors import ConfigError, UserError
+from crossthink.errors import EXIT_RESUMABLE, ConfigError, UserError
 from reward_server.balance import PARALLEL, Balance, Call, Outage, Server
 from reward_server.verdicts import Item, Verdict, show
 
@@ -29,6 +29,8 @@ KEEP_S = 2.0
 
 class RewardUnavailable(UserError):
     """No reward server answered for too long. The run stops, resumable; nothing was counted as zero."""
+
+    exit_code = EXIT_RESUMABLE
 
 
 class RewardRefused(UserError):

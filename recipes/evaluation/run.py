@@ -18,7 +18,7 @@ from recipes.evaluation.questions import Asked, QuestionSet
 from recipes.evaluation.record import Record
 from recipes.evaluation.summary import summarise
 from recipes.run_files import SAMPLES, SUMMARY
-from reward_server.client import RewardClient, RewardUnavailable
+from reward_server.client import RewardClient
 
 PROTOCOL = ("runs", "temperature", "top_p", "max_prompt_tokens", "max_response_tokens")
 Shown = Callable[[int, int], None]
@@ -103,8 +103,6 @@ def evaluate(
         shown(len(record.done), len(order))
         try:
             _answer(wanted, record, config, answerer, client, stopped, lambda done: shown(done, len(order)))
-        except RewardUnavailable as error:
-            raise StoppedEarly(f"{error} {_kept(out, record, order)}") from error
         except UserError as error:
             if error.exit_code != EXIT_RESUMABLE:
                 raise
