@@ -52,6 +52,8 @@ def run(config: SweepConfig) -> int:
     study = Study(config) if config.recipe == STUDY else None
     if study is None:
         _check_runs(config, arms)
+    else:
+        study.check(arms)
     with locked(Path(config.out)), StopRequest() as stop:
         _claim(config)
         return _work(config, arms, study, lambda: stop.requested)

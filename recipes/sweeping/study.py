@@ -59,6 +59,11 @@ class Study:
         """What every arm is asked."""
         return self.out / DATA / HELD_OUT
 
+    def check(self, arms: list[Arm]) -> None:
+        """Refuse words that no run can have, before anything is made. Raises ConfigError naming the arm."""
+        for arm in arms:
+            plan_run(self.words(), arm, self.config.seeds[0], Origin(self.out / DATA / arm.pool, None))
+
     def make(self, arms: list[Arm], stopped: Callable[[], bool], say: Callable[[str], None]) -> None:
         """Make what the arms need, where it is missing; `unfinished` says what is missing after it.
 
@@ -67,9 +72,7 @@ class Study:
         """
         make_data(self.out / DATA, self.config.study)
         for seed in self.config.seeds:
-            if stopped():
-                raise StoppedEarly("stopped; the same command with resume=true goes on.")
-            self._base(seed)
+            self._base(seed, stopped)
         names = {arm.name for arm in arms}
         singles = self._singles() if "score" in names else []
         chains = [self._base_chain(seed) for seed in self.config.seeds]
@@ -79,8 +82,7 @@ class Study:
         for name, code in codes.items():
             if code:
                 self.unfinished[name] = f"ended with {code}; log: {log_of(self.out, name)}"
-        if stopped():
-            raise StoppedEarly("stopped; the same command with resume=true goes on.")
+        _end_where(stopped)
         if singles:
             self._write_scores(singles)
 
@@ -131,15 +133,17 @@ class Study:
     def _filtered(self, seed: int) -> Path:
         return self.out / MARKED / f"seed_{seed}" / FILTERED_POOL
 
-    def _base(self, seed: int) -> None:
+    def _base(self, seed: int, stopped: Callable[[], bool]) -> None:
         import torch
 
         torch.set_num_threads(max(1, self.config.parallel * (self.config.threads or 1)))
 
         def progress(step: int, loss: float) -> None:
+            _end_where(stopped)
             if step % 100 == 0:
                 print(f"sweep: warm start of seed {seed}: step {step}, loss {loss:.3f}", file=sys.stderr, flush=True)
 
+        _end_where(stopped)
         make_base(self._model(seed), self.out / DATA, self.config.study, seed, progress)
 
     def _single(self, arm: Arm) -> PlannedRun:
@@ -192,3 +196,8 @@ class Study:
             }
         what = "mean accuracy over the six sources after training on one of them alone"
         write_json(self.out / SCORES, {"what": what, "scores": scores, "provenance": provenance})
+
+
+def _end_where(stopped: Callable[[], bool]) -> None:
+    if stopped():
+        raise StoppedEarly("stopped; the same command with resume=true goes on.")

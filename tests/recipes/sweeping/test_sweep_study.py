@@ -11,7 +11,7 @@ from conf.ablations import BLENDS, SOURCES
 from conf.blend import load_blend
 from conf.compose import resolve
 from conf.sweep import StudyConfig, SweepConfig
-from crossthink.errors import ConfigError
+from crossthink.errors import ConfigError, StoppedEarly
 from data_prep.blends import blend_weights
 from data_prep.pool import Pool
 from recipes import sweep
@@ -155,6 +155,8 @@ def test_single_source_runs_are_of_the_first_seed_and_short(study):
         (["parallel=0"], "parallel=0 is too small"),
         (["arms=[ndd]"], "'ndd' is no arm.*Did you mean 'nd'"),
         (["arm_words=['ndd:steps=1']"], "'ndd' is no arm"),
+        (["words=[steps]"], "arm nd: .*steps"),
+        (["arm_words=['short:blend.wieghts={}']"], "arm short: .*Did you mean"),
         (["recipe=ablation_blends"], "data= is required"),
         (["recipe=ablation_blends", "data=x"], "eval.data= .* is required"),
     ],
@@ -163,3 +165,12 @@ def test_refusals(tmp_path, words, message):
     with pytest.raises(ConfigError, match=message):
         sweep.run(resolve("sweep", SweepConfig, ["recipe=study", f"out={tmp_path / 'x'}", *words]))
     assert not (tmp_path / "x").exists()
+
+
+def test_a_wish_to_stop_is_heard_amid_a_warm_start(folder, tmp_path):
+    (tmp_path / DATA).symlink_to(folder / DATA)
+    config = resolve("sweep", SweepConfig, ["recipe=study", f"out={tmp_path}", "study.warm_start_steps=1000"])
+    asked = []
+    with pytest.raises(StoppedEarly, match="resume=true"):
+        Study(config).make(list(STUDY_ARMS), lambda: len(asked) > 3 or asked.append("no"), print)
+    assert len(asked) == 4 and not (tmp_path / "base" / "seed_0" / "model").exists()
