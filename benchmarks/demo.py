@@ -55,10 +55,10 @@ def row(run: Path, seed: int) -> list[str]:
     domains = [report["by_domain"][name] for name in ("gpr", "math")]
     return [
         str(seed),
-        arrow(report["base_accuracy"], report["final_accuracy"]),
+        arrow(report["base_reward"], report["final_reward"]),
         f"{report['gain']:+.3f}",
         arrow(report["base_answer_accuracy"], report["final_answer_accuracy"]),
-        *(arrow(domain["base_accuracy"], domain["final_accuracy"]) for domain in domains),
+        *(arrow(domain["base_reward"], domain["final_reward"]) for domain in domains),
         arrow(sum(rewards[:10]) / 10, sum(rewards[-10:]) / 10),
         f"{report['seconds']:.0f}",
     ]

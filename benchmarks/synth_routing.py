@@ -1,4 +1,4 @@
-"""How often topic routing finds the subject of a real MMLU question: the table of `crossthink synth` in docs/data.md.
+"""How often topic routing finds the subject of a real MMLU question: the table in docs/synth.md.
 
     .venv/bin/python benchmarks/synth_routing.py SAMPLES
 

@@ -20,7 +20,7 @@ class ActorConfig:
     pipeline_last_layers: int | None = None
     """Layers of the last pipeline stage. null: as even as it can be, first and last stage the smaller ones. [ours]"""
     data_parallel: int | None = None
-    """Ranks that share the batch. null: 1, or whatever an outside launcher (srun) leaves over."""
+    """Ranks that share the batch. null: 1, or whatever an outside launcher (torchrun) leaves over."""
     sequence_parallel: bool = False
     """Tensor-parallel ranks also share the positions between the matrix products: less activation memory. [ours]"""
     distributed_optimizer: bool | None = None

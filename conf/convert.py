@@ -32,7 +32,7 @@ class ConvertConfig:
     max_shard_gb: float = 5.0
     """Size of a safetensors file at most, in 10^9 bytes; a single larger tensor has a file of its own. [ours]"""
     tensor_parallel: int = 1
-    """Ranks that share every layer's weights, for to=megatron; torchrun or srun starts them."""
+    """Ranks that share every layer's weights, for to=megatron; torchrun starts them."""
     pipeline_parallel: int = 1
     """Ranks that share the stack of layers, for to=megatron."""
     threads: int = 1

@@ -60,7 +60,7 @@ class RolloutConfig(LocalRolloutConfig):
     """How weights get to servers: collective (NCCL, gloo), files (safetensors), or auto: collective where both sides
     have the same torch and NCCL."""
     bucket_mb: float = 64.0
-    """Largest message of a refit, MB; a larger tensor travels in slices."""
+    """Largest message of a refit, MiB; a larger tensor travels in slices."""
     weights_dir: str | None = None
     """Folder that actor and servers both see, for transport=files. null: /dev/shm where all run on one machine."""
     deadline_s: float = 600.0

@@ -48,7 +48,7 @@ class SamplingConfig:
     """How responses are drawn."""
 
     temperature: float = 1.0
-    """Softmax temperature; 0 is greedy. [reported]"""
+    """Softmax temperature, 0.01 to 100. [reported]"""
     top_p: float = 1.0
     """Nucleus sampling; 1 draws from the whole distribution. [reported]"""
 

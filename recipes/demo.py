@@ -98,7 +98,7 @@ def check_held_out(config: TrainConfig) -> None:
 def summarise(out: Path, config: TrainConfig, seconds: float) -> dict[str, Any]:
     """The numbers of `report.json`, read back from the run folder.
 
-    `base_accuracy` and `final_accuracy` are mean R (right and in the right form) of greedy answers to the held-out
+    `base_reward` and `final_reward` are mean R (right and in the right form) of greedy answers to the held-out
     questions; the `answer_accuracy` pair counts right answers whatever their form. `seconds` is the wall time of the
     job over all of its starts (see `counting_seconds`).
     """
@@ -106,8 +106,8 @@ def summarise(out: Path, config: TrainConfig, seconds: float) -> dict[str, Any]:
 
     def pair(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
         return {
-            "base_accuracy": one["reward"],
-            "final_accuracy": other["reward"],
+            "base_reward": one["reward"],
+            "final_reward": other["reward"],
             "gain": other["reward"] - one["reward"],
             "base_answer_accuracy": one["answer_accuracy"],
             "final_answer_accuracy": other["answer_accuracy"],

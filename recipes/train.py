@@ -181,7 +181,7 @@ def check_pool(config: TrainConfig) -> Pool:
 
 
 def outside_rank() -> int:
-    """This process's rank where an outside launcher (srun) started it, else 0."""
+    """This process's rank where an outside launcher (torchrun, a job's watcher) started it, else 0."""
     return int(os.environ.get("RANK", "0"))
 
 

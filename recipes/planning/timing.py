@@ -13,7 +13,7 @@ from recipes.planning.passes import PassTime, pass_time, work_of
 from recipes.planning.weights import BYTES, FLOAT32, MOMENTS, adam_elements, master_bytes, stage_parameters
 
 VERDICTS_PER_SECOND = 12_237
-"""Of the run's own reward server on 2 cores. [measured: benchmarks/reward_mix.py, docs/rewards.md]"""
+"""Of the run's own reward server on 2 cores. [measured: benchmarks/reward_server.py, an earlier run]"""
 
 RECOMPUTED = {"none": (0, 0), "selective": (0, 1), "full": (1, 0)}
 """Forward passes of all layers, and of attention alone, that `actor.recompute` adds."""

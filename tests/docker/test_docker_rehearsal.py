@@ -34,7 +34,7 @@ def test_the_demo_runs_to_its_end(image: Image, tmp_path: Path) -> None:
     done = image.run(*ENTRYPOINT, "demo", volumes={runs: "/work/runs"})
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((runs / "demo/report.json").read_text())
-    assert report["final_accuracy"] > report["base_accuracy"]
+    assert report["final_reward"] > report["base_reward"]
     assert (runs / "demo/report.html").stat().st_uid == 10001
 
 

@@ -73,7 +73,7 @@ def test_learns_the_demos_task_killed_and_resumed_on_two_ranks(tmp_path: Path) -
     kill_after(45, out, *words, limit_s=1200)
     succeed(*words, "actor.tensor_parallel=2", limit_s=1200)
     report = json.loads((out / "report.json").read_text())
-    print(f"gain {report['gain']:+.3f}: {report['base_accuracy']:.3f} to {report['final_accuracy']:.3f}")
+    print(f"gain {report['gain']:+.3f}: {report['base_reward']:.3f} to {report['final_reward']:.3f}")
     assert report["gain"] >= 0.10
     assert [line["step"] for line in metrics(out)] == list(range(1, report["steps"] + 1))
 

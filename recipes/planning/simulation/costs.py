@@ -38,7 +38,7 @@ class Assumed:
         hop_s: from a rank to the next in a ring.
         server_s: seconds of a refit for each server: its offer and its reply, in one Python process.
         intake_s: seconds a sample of the trainer's client: measured.
-        verdict_s: seconds a verdict of one reward server: measured on 2 cores, docs/rewards.md.
+        verdict_s: seconds a verdict of one reward server: measured, VERDICTS_PER_SECOND of a plan.
         spread_s: seconds a sample of a batch on its way to every rank, and of reading it there: measured.
         slow_servers: rollout servers that are slow for a step.
         slow_ranks: GPUs of the actor that are.
