@@ -175,6 +175,11 @@ def _check_known(command: str, schema: type, key: str, value: str) -> None:
             f"'{key}' is not a key of `crossthink {command}`.{did_you_mean(key, sorted(known))} "
             f"`crossthink {command} --help` lists all."
         )
+    if key not in groups() and not value.lstrip().startswith(("{", "${")) and (names := _keys_of(schema, key)):
+        raise ConfigError(
+            f"{key}={value} is not allowed: {key} is a group of keys. Give them one by one, {key}.NAME=...: "
+            f"{', '.join(names)}."
+        )
     if key in groups() and key != "model" and not (key == "cluster" and is_cluster_file(value)):
         words = [word.strip() for word in value.strip("[]").split(",")] if key == "sources" else [value]
         allowed = options(key, schema)
@@ -182,6 +187,14 @@ def _check_known(command: str, schema: type, key: str, value: str) -> None:
         if unknown:
             near = did_you_mean(unknown[0], allowed)
             raise ConfigError(f"{key}={unknown[0]} does not exist. Allowed: {', '.join(allowed)}.{near}")
+
+
+def _keys_of(schema: type, key: str) -> list[str]:
+    """The names right below a key of a config dataclass; none where the key has a value of its own."""
+    hint: Any = schema
+    for name in key.split("."):
+        hint = get_type_hints(hint).get(name) if is_dataclass(hint) else None
+    return [name for name in get_type_hints(hint) if name != "defaults"] if is_dataclass(hint) else []
 
 
 def _source_keys(schema: type) -> Iterable[str]:

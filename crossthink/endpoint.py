@@ -24,6 +24,8 @@ FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
 PASSING = (408, 409, 425, 429)
 """Refusals that may pass, like every 5xx."""
 HERE = ("localhost", "127.0.0.1", "::1")
+TEXT_PARTS = ("text", "output_text")
+"""Parts of a message that are its text; any other, such as reasoning, is not taken for the answer."""
 
 
 class EndpointLost(UserError):
@@ -34,6 +36,10 @@ class EndpointLost(UserError):
 
 class EndpointLate(EndpointLost):
     """Every try of one request passed its deadline."""
+
+
+class EndpointGarbled(Exception):
+    """A reply that cannot be decoded, such as JSON that was cut off on its way. `Endpoint.tries` asks again."""
 
 
 class EndpointRefused(UserError):
@@ -82,6 +88,7 @@ class Said:
         finish_reason: the server's word: "stop", "length", "content_filter" and others.
         refusal: what the model said instead of an answer, or the empty string.
         prompt_tokens, completion_tokens: None where the server does not count.
+        reasoned: the `<think>` in `text` is the one put there by joining: the model did not write it after the prompt.
     """
 
     text: str
@@ -89,6 +96,7 @@ class Said:
     refusal: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    reasoned: bool = False
 
 
 class Endpoint:
@@ -103,11 +111,8 @@ class Endpoint:
         self.access = access
         self.url = access.url.rstrip("/")
         self.label = f"{access.name}={self.url}"
-        address = urlsplit(self.url)
-        if address.scheme not in ("http", "https") or not address.hostname:
-            raise ConfigError(f"{access.name}={access.url} is no address. Give one such as http://127.0.0.1:8000/v1.")
         # A proxy from the environment is for the internet, not for this machine.
-        self._trust_env = address.hostname not in HERE
+        self._trust_env = _host(access) not in HERE
         # The client insists on some key.
         self._key = read_secret(access.token, f"{access.group}.token") or "none"
         self._client: openai.AsyncOpenAI | None = None
@@ -161,15 +166,12 @@ class Endpoint:
 
         Raises:
             asyncio.TimeoutError: no answer within the deadline.
-            openai.APIError: any other failure that `tries` knows how to take.
+            EndpointGarbled, openai.APIError: any other failure that `tries` knows how to take.
             UserError: it answered with something else than a chat completion.
         """
         assert self._client is not None
         asking = self._client.chat.completions.create(model=model, messages=list(messages), **more)
-        try:
-            return self._said(await asyncio.wait_for(asking, self.access.deadline_s))
-        except openai.APITimeoutError as error:
-            raise asyncio.TimeoutError from error
+        return self._said(await self._reply(asking))
 
     async def vectors(self, model: str, texts: Sequence[str]) -> list[list[float]]:
         """One try of /v1/embeddings: a vector for each text, in their order.
@@ -179,11 +181,9 @@ class Endpoint:
         """
         assert self._client is not None
         # Not every server knows base64, which the client asks for by itself.
-        asking = self._client.embeddings.create(model=model, input=list(texts), encoding_format="float")
-        try:
-            reply = await asyncio.wait_for(asking, self.access.deadline_s)
-        except openai.APITimeoutError as error:
-            raise asyncio.TimeoutError from error
+        reply = await self._reply(
+            self._client.embeddings.create(model=model, input=list(texts), encoding_format="float")
+        )
         try:
             found = [[float(x) for x in one.embedding] for one in sorted(reply.data, key=lambda one: one.index)]
         except (AttributeError, TypeError, ValueError) as error:
@@ -217,23 +217,36 @@ class Endpoint:
                 failure, late = f"no answer within {self.access.group}.deadline_s={self.access.deadline_s:g}", late + 1
             except openai.APIConnectionError as error:
                 failure = _cause(error)
+            except EndpointGarbled as error:
+                failure = str(error)
         tries = self.access.retries + 1
         kind = EndpointLate if late == tries else EndpointLost
         raise kind(f"{self.label} did not answer in {tries} tries. The last ended with: {failure}.")
+
+    async def _reply(self, asking: Awaitable[T]) -> T:
+        """What the client makes of the answer, within the deadline."""
+        try:
+            return await asyncio.wait_for(asking, self.access.deadline_s)
+        except openai.APITimeoutError as error:
+            raise asyncio.TimeoutError from error
+        except ValueError as error:  # the client takes what calls itself JSON for JSON
+            raise EndpointGarbled(f"a reply that cannot be decoded ({error})") from error
 
     def _said(self, reply: Any) -> Said:
         try:
             choice = reply.choices[0]
             message, reason = choice.message, choice.finish_reason
-            content, refusal = message.content or "", getattr(message, "refusal", None) or ""
-        except (AttributeError, IndexError, TypeError) as error:
+            content, refusal = _content(message), getattr(message, "refusal", None) or ""
+        except (AttributeError, IndexError, KeyError, TypeError) as error:
             raise UserError(
                 f"{self.label} answered with something else than a chat completion: {str(reply)[:200]}."
             ) from error
         text = joined(content, _reasoning(message), cut_off=reason == "length")
         usage = getattr(reply, "usage", None)
         prompt_tokens, completion_tokens = (getattr(usage, f"{side}_tokens", None) for side in ("prompt", "completion"))
-        return Said(writable(text), reason, writable(str(refusal)), prompt_tokens, completion_tokens)
+        return Said(
+            writable(text), reason, writable(str(refusal)), prompt_tokens, completion_tokens, reasoned=text != content
+        )
 
     def _refused(self, error: openai.APIStatusError) -> EndpointRefused:
         hint = f" Give its key: {self.access.group}.token=@FILE." if error.status_code in (401, 403) else ""
@@ -253,6 +266,31 @@ def joined(content: str, reasoning: str, cut_off: bool) -> str:
 def writable(text: str) -> str:
     """The text with half surrogate pairs replaced: JSON can hold them, and no file in UTF-8 can."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _host(access: Access) -> str:
+    """The host of the address.
+
+    Raises:
+        ConfigError: it is no address.
+    """
+    try:
+        address = urlsplit(access.url)
+        httpx.URL(access.url)  # refuses more, such as a port that is no number
+    except (ValueError, httpx.InvalidURL):
+        address = None
+    if address is None or address.scheme not in ("http", "https") or not address.hostname:
+        raise ConfigError(f"{access.name}={access.url} is no address. Give one such as http://127.0.0.1:8000/v1.")
+    return address.hostname
+
+
+def _content(message: Any) -> str:
+    """The text of a message; some servers send it as a list of parts. Raises KeyError or TypeError where it is none."""
+    content = message.content or ""
+    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
+    if not isinstance(parts, list) or any(part["type"] not in TEXT_PARTS for part in parts):
+        raise TypeError(f"content is no text: {content!r}")
+    return "".join(part["text"] for part in parts)
 
 
 def _reasoning(message: Any) -> str:

@@ -15,6 +15,7 @@ from data_prep.rows import DOMAINS
 from recipes import evaluate
 from recipes.evaluation.folder import read_evaluation
 from recipes.evaluation.questions import QuestionSet, from_pool
+from recipes.evaluation.record import LEFTOVERS
 from recipes.marking import show
 from recipes.marking.filtered_pool import FACTS, write_filtered, write_marks
 from recipes.marking.marks import Mark, Rule, histogram, marks_of
@@ -122,7 +123,10 @@ def _check_folder(out: Path, config: DifficultyConfig) -> None:
     for name in found:
         if name not in known and not name.endswith(".tmp"):
             raise ConfigError(f"out={out} is not empty and holds no marks of a pool ({name}). Choose another out=.")
-    if set(found) - {LOCK} and not config.resume:
+    begun = set(found) - {LOCK}
+    if {path.name for path in (out / ANSWERS).glob("*")} <= set(LEFTOVERS):
+        begun -= {ANSWERS}  # a start that could not reach its endpoint has left it
+    if begun and not config.resume:
         raise ConfigError(
             f"out={out} already exists. Add resume=true to go on with what was stopped there, or choose another out=."
         )

@@ -18,11 +18,13 @@ class Answer:
         text: special tokens removed, everything else untouched.
         tokens: its length, stop token included; None where nobody counted.
         finish_reason: "stop" or "length".
+        reasoned: the text begins with a `<think>` of its own, whatever the prompt ends in.
     """
 
     text: str
     tokens: int | None
     finish_reason: str
+    reasoned: bool = False
 
 
 def never() -> bool:

@@ -27,6 +27,8 @@ MAY_CHANGE = (
     "request.retries", "rollout.batch_size", "reward.url", "reward.token", "reward.workers", "reward.deadline_s",
     "reward.outage_limit_s", "reward.max_invalid",
 )  # fmt: skip
+LEFTOVERS = (LOCK, IDENTITY, SERVER_LOG)
+"""What a start leaves that failed before it began an evaluation."""
 ADDRESS = "endpoint"  # of the answerer's facts: the same model may be served elsewhere after a stop
 Key = tuple[str, str, int]
 """Benchmark, id and run of an answer."""
@@ -96,7 +98,7 @@ def check_folder(out: Path, config: EvalConfig) -> None:
     """
     path = out / CONFIG
     if not path.is_file():
-        strangers = sorted(p.name for p in out.iterdir() if p.name not in (LOCK, IDENTITY, SERVER_LOG))
+        strangers = sorted(p.name for p in out.iterdir() if p.name not in LEFTOVERS)
         if strangers:
             raise ConfigError(
                 f"out={out} is not empty and not an evaluation (it holds {strangers[0]}). Choose another out=."

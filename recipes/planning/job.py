@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from conf.actor import ActorConfig
@@ -92,13 +93,15 @@ def _check_numbers(config: PlanConfig) -> None:
     ):
         if value < low:
             raise ConfigError(f"{key}={value} is too small: at least {low}.")
+        if not math.isfinite(value):
+            raise ConfigError(f"{key}={value} is not allowed: a finite number, at least {low}.")
     for key, value, most_key, most in (
         ("mean_prompt_tokens", config.mean_prompt_tokens, "max_prompt_tokens", config.max_prompt_tokens),
         ("mean_response_tokens", config.mean_response_tokens, "max_response_tokens", config.max_response_tokens),
     ):
         if value > most:
             raise ConfigError(f"{key}={value} is more than {most_key}={most}: a mean is at most the longest.")
-    if config.length_spread > 3:
+    if not 0 <= config.length_spread <= 3:
         raise ConfigError(f"length_spread={config.length_spread} is out of range: 0 to 3.")
     for key in EfficiencyConfig.__dataclass_fields__:
         value = getattr(config.efficiency, key)

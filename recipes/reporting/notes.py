@@ -65,7 +65,7 @@ def _blemishes(evaluation: Evaluation, when: str) -> list[str]:
     if evaluation.also_in_training:
         found.append(f"{evaluation.also_in_training} of the questions also stand in the training pool.")
     if evaluation.all.invalid:
-        of = f"{evaluation.all.invalid} of {evaluation.all.questions} answers {when} training"
+        of = f"{evaluation.all.invalid} of {evaluation.all.answers} answers {when} training"
         found.append(f"{of} could not be judged and are left out.")
     if evaluation.too_long:
         found.append(f"{evaluation.too_long} questions were left out {when} training: prompt too long.")

@@ -10,6 +10,7 @@ from typing import Any
 from crossthink.errors import UserError
 from recipes.reporting.markdown import escape, sweep_parts
 from recipes.reporting.paper import BENCHMARK_NAMES, SINGLE, TABLES, published_row
+from recipes.reporting.run_data import naming
 from recipes.reporting.tables import UNKNOWN, Cell, Direction, Row, SweepView, Table
 
 FORMAT = "crossthink-sweep"
@@ -45,7 +46,8 @@ def read_view(path: Path) -> SweepView:
         raise UserError(f"{path} is not JSON: {error}.") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT:
         raise UserError(f"{path} is not the JSON file that crossthink sweep writes (sweep.json, study.json).")
-    return view(found)
+    with naming(path, "JSON", "crossthink sweep"):
+        return view(found)
 
 
 def view(found: Mapping[str, Any]) -> SweepView:

@@ -25,6 +25,11 @@ MEASURES = (
     ("truncated", "Cut off", "answers that ran into the length limit"),
     ("tokens", "Length", "mean tokens of an answer"),
 )
+# By whether the lengths are of right boxes (`crossthink eval`) or of rewards (evaluations inside a run).
+RIGHT_MEANS = {
+    True: "the last box holds the right answer, whatever the form",
+    False: "R = 1 (where the reward is shaped, R is not 0)",
+}
 
 
 def render(data: RunData) -> str:
@@ -55,6 +60,7 @@ def view(data: RunData) -> dict[str, Any]:
         "measures": _measures(before, after),
         "groups": _groups(data),
         "tokens": _lengths(data),
+        "right_means": _right_means(before, after),
         "charts": figures(data),
         "flips": flips,
         "examples": examples(data),
@@ -205,7 +211,7 @@ def _group(label: str, before: Scores | None, after: Scores | None) -> dict[str,
 
 
 def _lengths(data: RunData) -> list[dict[str, Any]]:
-    """Mean tokens of right (R = 1) and wrong (R = 0) answers, with how many answers each mean is of."""
+    """Mean tokens of right and wrong answers, with how many answers each mean is of."""
     if not data.before and not data.after:
         return []
     rows = [(NAMES.get(name, name), before, after) for name, before, after in data.groups("by_domain")]
@@ -216,13 +222,15 @@ def _lengths(data: RunData) -> list[dict[str, Any]]:
 
 
 def _length(scores: Scores | None, verdict: str) -> dict[str, Any]:
-    if scores is None or scores.reward is None:
-        return {"value": getattr(scores, f"tokens_{verdict}", None), "count": None}
-    right = round(scores.reward * scores.judged)
-    return {
-        "value": getattr(scores, f"tokens_{verdict}"),
-        "count": right if verdict == "right" else scores.judged - right,
-    }
+    return {key: getattr(scores, f"{name}_{verdict}", None) for key, name in (("value", "tokens"), ("count", "count"))}
+
+
+def _right_means(before: Scores | None, after: Scores | None) -> str:
+    """What a right answer is to the lengths, which is said by who has measured them."""
+    meanings = [RIGHT_MEANS[side.by_box] for side in (before, after) if side]
+    if len(set(meanings)) < 2:
+        return "".join(f"Right means {meaning}." for meaning in meanings[:1])
+    return f"Right means {meanings[0]} before training, and {meanings[1]} after it: do not compare the two."
 
 
 def _phase_seconds(data: RunData, phase: str) -> float | None:

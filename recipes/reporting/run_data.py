@@ -26,15 +26,38 @@ from recipes.run_files import (
 )
 from recipes.run_folder import CONFIG, MANIFEST
 
+MEANS = ("reward", "accuracy", "format", "answer_accuracy", "truncated", "tokens", "tokens_right", "tokens_wrong")
 GROUPS = {"by_domain": "domain", "by_kind": "kind", "by_source": "source"}
+# What a page counts with or looks into; all else of a config is shown as it stands, whatever version has written it.
+CONFIG_TYPES: tuple[tuple[str, tuple[type, ...], str], ...] = (
+    *((key, (dict,), "a group of keys") for key in ("actor", "reward")),
+    *((key, (int,), "a whole number") for key in ("steps", "prompts_per_step")),
+    *((f"actor.{name}_parallel", (int,), "a whole number") for name in ("tensor", "pipeline", "data")),
+    *((key, (str,), "a name") for key in ("recipe", "blend.name")),
+    ("blend", (dict, str), "a name or a group of keys"),
+)
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What an evaluation found over some questions; None is not known. Shares are of judged answers."""
+    """What an evaluation found over some questions; None is not known. Shares are means over the judged questions.
+
+    Attributes:
+        judged: questions with a valid verdict.
+        answers: to all questions, which may have been asked in several runs.
+        invalid: answers without a valid verdict.
+        by_box: an answer is right in `tokens_right` where its last box is, whatever its form; else by its reward.
+        count_right: how many answers `tokens_right` is the mean of.
+        count_wrong: how many `tokens_wrong` is.
+    """
 
     questions: int
-    invalid: int = 0
+    judged: int
+    answers: int
+    invalid: int
+    by_box: bool
+    count_right: int | None = None
+    count_wrong: int | None = None
     reward: float | None = None
     accuracy: float | None = None
     format: float | None = None
@@ -44,15 +67,10 @@ class Scores:
     tokens_right: float | None = None
     tokens_wrong: float | None = None
 
-    @property
-    def judged(self) -> int:
-        """Questions with a valid verdict."""
-        return self.questions - self.invalid
-
     def interval(self, key: str) -> Interval | None:
         """The 95 % Wilson interval of a share over the judged questions; None for a shaped reward that is no share."""
         share = getattr(self, key)
-        return wilson(share, self.judged) if share is not None and 0 <= share <= 1 and self.judged else None
+        return wilson(share, self.judged) if share is not None and 0 <= share <= 1 and self.judged > 0 else None
 
 
 @dataclass(frozen=True)
@@ -204,13 +222,26 @@ def finite(value: Any) -> float | None:
 
 
 def _scores(value: dict[str, Any]) -> Scores:
+    questions, invalid = int(value["questions"]), int(value.get("invalid") or 0)
+    # The evaluations inside a run ask every question once, and say neither.
+    judged, answers = int(value.get("judged", questions - invalid)), int(value.get("answers", questions))
     tokens = value.get("tokens")
+    counts = _counts(finite(value.get("reward")), judged)
     if isinstance(tokens, dict):  # of `crossthink eval`; the evaluations inside a run state plain means
-        means = {"tokens": tokens, "tokens_right": tokens["right"], "tokens_wrong": tokens["wrong"]}
-        value = value | {name: of["mean"] for name, of in means.items()}
-    names = [name for name in Scores.__dataclass_fields__ if name not in ("questions", "invalid")]
-    shares = {name: finite(value.get(name)) for name in names}
-    return Scores(int(value["questions"]), int(value.get("invalid") or 0), **shares)
+        right, wrong = tokens["right"], tokens["wrong"]
+        counts = right.get("count"), wrong.get("count")
+        value = value | {"tokens": tokens["mean"], "tokens_right": right["mean"], "tokens_wrong": wrong["mean"]}
+    means = {name: finite(value.get(name)) for name in MEANS}
+    by_box = isinstance(tokens, dict)
+    return Scores(questions, judged, answers, invalid, by_box, count_right=counts[0], count_wrong=counts[1], **means)
+
+
+def _counts(reward: float | None, judged: int) -> tuple[int | None, int | None]:
+    """Right and wrong ones of the judged answers by their mean reward; unknown where that is shaped, and no share."""
+    right = -1.0 if reward is None else reward * judged
+    if not 0 <= right <= judged or abs(right - round(right)) > 1e-6:
+        return None, None
+    return round(right), judged - round(right)
 
 
 def _evaluation(value: dict[str, Any], step: int | None = None) -> Evaluation:
@@ -268,27 +299,33 @@ def read_config(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} cannot be read as YAML: {str(error).splitlines()[0]}.") from error
     if not isinstance(value, dict):
         raise UserError(f"{path} holds no configuration: expected keys and values.")
+    for key, kinds, allowed in CONFIG_TYPES:
+        group, _, name = key.rpartition(".")
+        part = value.get(group) if group else value
+        found = part.get(name) if isinstance(part, dict) else None
+        if found is not None and not isinstance(found, kinds):
+            raise UserError(f"{path} does not hold what a run writes there: {key}={found} is not {allowed}.")
     return value
 
 
 def _read_json(path: Path, parse: Any) -> Any:
     if not path.is_file():
         return None
-    with _naming(path, "JSON"):
+    with naming(path, "JSON"):
         return parse(json.loads(path.read_text("utf-8")))
 
 
 def _read_lines(path: Path, parse: Any) -> list[Any]:
-    with _naming(path, "JSON lines"):
+    with naming(path, "JSON lines"):
         return [parse(line) for line in read_lines(path)]
 
 
 @contextlib.contextmanager
-def _naming(path: Path, form: str) -> Iterator[None]:
-    """Turn what goes wrong with a file's contents into a `UserError` that names the file."""
+def naming(path: Path, form: str, writer: str = "a run") -> Iterator[None]:
+    """Turn what goes wrong with a file's contents into a `UserError` that names the file, and who writes it."""
     try:
         yield
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} cannot be read as {form}: {error}.") from error
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} does not hold what a run writes there ({error!r}).") from error
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} does not hold what {writer} writes there ({error!r}).") from error

@@ -14,6 +14,7 @@ from conf.evaluate import EvalConfig
 from conf.prep import PrepConfig, SourceConfig
 from conf.report import DoctorConfig, ReportConfig
 from conf.reward import RewardConfig, ServeRewardConfig
+from conf.sweep import SweepConfig
 from conf.train import (
     CheckpointConfig,
     DemoConfig,
@@ -35,6 +36,7 @@ FEWEST = {
     "eval": (EvalConfig, ["checkpoint=c", "data=d", "out=o"]),
     "report": (ReportConfig, ["run=r"]),
     "doctor": (DoctorConfig, []),
+    "sweep": (SweepConfig, ["out=s"]),
 }
 
 
@@ -260,6 +262,30 @@ def test_blends_are_whole(name):
 )
 def test_wrong_types_name_the_key(word, key):
     assert key in refused("train", word)
+
+
+@pytest.mark.parametrize(
+    ("command", "word", "names"),
+    [
+        ("train", "nodes=1", "actor, rollout, reward, gpus_per_node."),
+        ("train", "optimizer=null", "lr, warmup_steps, betas"),
+        ("train", "rollout.trtllm=", "tensor_parallel, max_batch_size"),
+        ("eval", "request=[1]", "model, token, concurrency"),
+        ("eval", "reward=off", "url, match, shaping"),
+        ("sweep", "study=foo", "steps, single_steps, train_rows"),
+        ("sweep", "eval=true", "data, benchmarks, words."),
+    ],
+)
+def test_a_value_for_a_group_names_its_keys(command, word, names):
+    key = word.partition("=")[0]
+    wanted = f"{word} is not allowed: {key} is a group of keys. Give them one by one, {key}.NAME=...: {names}"
+    assert refused(command, word).startswith(wanted)
+
+
+def test_a_group_may_be_given_whole():
+    config = train("nodes={actor: 2, gpus_per_node: 4}", "optimizer={lr: 0.5}")
+    assert (config.nodes.actor, config.nodes.gpus_per_node, config.optimizer.lr) == (2, 4, 0.5)
+    assert config.optimizer.betas == OptimizerConfig().betas
 
 
 @pytest.mark.parametrize("word", ["steps", "+steps=3", "~blend", "++steps=3", "--steps", "", "-x"])

@@ -7,7 +7,7 @@ from pool_helpers import write_pool
 
 from conf.compose import resolve
 from conf.difficulty import DifficultyConfig
-from crossthink.errors import ConfigError
+from crossthink.errors import ConfigError, UserError
 from data_prep.rows import PoolRow
 from recipes import difficulty
 
@@ -58,6 +58,22 @@ def test_a_pool_without_rows_of_the_domains(tmp_path, pool):
     with pytest.raises(ConfigError, match="has no row of these domains"):
         difficulty.run(config(f"data={pool.path}", f"out={tmp_path / 'out'}"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_start_that_reached_nobody_may_be_repeated(tmp_path, pool):
+    pytest.importorskip("openai")
+    out, nobody = tmp_path / "out", "endpoint=http://127.0.0.1:9/v1"
+    words = config(f"data={pool.path}", f"out={out}", "checkpoint=null", nobody, "domains=[math]")
+    for _ in range(2):
+        with pytest.raises(UserError, match="cannot be reached") as caught:
+            difficulty.run(words)
+        assert not isinstance(caught.value, ConfigError)
+    (out / "answers" / "reward_server.log").touch()
+    with pytest.raises(UserError, match="cannot be reached"):
+        difficulty.run(words)
+    (out / "answers" / "answers.jsonl").touch()
+    with pytest.raises(ConfigError, match="already exists. Add resume=true"):
+        difficulty.run(words)
 
 
 def test_a_folder_of_something_else(tmp_path, pool):

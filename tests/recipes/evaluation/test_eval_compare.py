@@ -83,6 +83,7 @@ def test_a_folder_that_is_no_evaluation(tmp_path):
         ("summary.json", "{", "summary.json cannot be read as JSON"),
         ("summary.json", "[]", "summary.json does not hold what .* it is no JSON object"),
         ("summary.json", '{"questions": 3}', "summary.json does not hold what .* it has no 'benchmarks'"),
+        ("summary.json", '{"questions": 3, "benchmarks": 3}', "summary.json does not hold what .* no 'benchmarks'"),
         ("identity.json", None, "identity.json cannot be read: No such file"),
     ],
 )
@@ -96,7 +97,38 @@ def test_a_file_that_holds_something_else_is_named(tmp_path, name, text, words):
         read_evaluation(folder)
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff\xfe", json.dumps({"benchmark": "x"}).encode()])
+@pytest.mark.parametrize(
+    "place",
+    [("runs",), ("tokens", "right", "mean"), ("average", "missing"), ("benchmarks", "mmlu_test", "judged"),
+     ("benchmarks", "mmlu_test", "groups", "category", "law", "accuracy")],
+)  # fmt: skip
+def test_a_summary_that_lacks_what_a_report_reads(tmp_path, place):
+    folder = write_evaluation(tmp_path / "one", [sample(1, groups={"category": "law"})])
+    path = folder / "summary.json"
+    part = summary = json.loads(path.read_text())
+    for name in place[:-1]:
+        part = part[name]
+    del part[place[-1]]
+    path.write_text(json.dumps(summary))
+    said = f"summary.json does not hold what `crossthink eval` writes there: it has no '{'.'.join(place)}'."
+    with pytest.raises(UserError, match=re.escape(said)):
+        read_evaluation(folder)
+
+
+@pytest.mark.parametrize("key", ["reward", "accuracy", "format", "status"])
+def test_a_verdict_that_lacks_something_is_named(tmp_path, key):
+    folder = write_evaluation(tmp_path / "one", answers([0, 1], runs=1))
+    path = folder / "samples.jsonl"
+    one = sample(2)
+    del one["verdict"][key]
+    path.write_text(path.read_text() + json.dumps(one) + "\n" + json.dumps(sample(3) | {"verdict": None}) + "\n")
+    said = f"{path}, line 3, is no judged answer of `crossthink eval`: it has no 'verdict.{key}'."
+    with pytest.raises(UserError, match=re.escape(said)):
+        list(read_evaluation(folder).samples())
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b"\xff\xfe", json.dumps({"benchmark": "x"}).encode(),
+                                  json.dumps(sample(1) | {"verdict": "right"}).encode()])  # fmt: skip
 def test_a_line_that_is_no_sample_is_named(tmp_path, line):
     folder = write_evaluation(tmp_path / "one", answers([0, 1], runs=1))
     path = folder / "samples.jsonl"

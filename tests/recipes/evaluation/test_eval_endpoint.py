@@ -13,7 +13,9 @@ from eval_helpers import asked, counts, endpoint, row
 from conf.evaluate import EvalConfig
 from crossthink.errors import EXIT_FAILED, EXIT_RESUMABLE, ConfigError, UserError
 from recipes.evaluation.answers import Answer, draw_number
+from recipes.evaluation.judging import judged
 from recipes.evaluation.questions import Asked
+from reward_server.local import LocalJudge
 
 pytest.importorskip("openai")
 from crossthink import endpoint as module
@@ -125,7 +127,18 @@ def test_reasoning_that_was_split_off_is_joined(tmp_path: Path) -> None:
         with endpoint(tmp_path, default="\n\\boxed{A}", say={name: "so"}) as url:
             assert all_answers(answerer(url))[0].text == "<think>so</think>\n\\boxed{A}"
     with endpoint(tmp_path, say={"reasoning_content": "so", "content": None}, finish_reason="length") as url:
-        assert all_answers(answerer(url))[0] == Answer("<think>so", 7, "length")
+        assert all_answers(answerer(url))[0] == Answer("<think>so", 7, "length", reasoned=True)
+
+
+def test_an_answer_whose_reasoning_was_joined_is_judged_without_a_prefilled_block(tmp_path: Path) -> None:
+    """A server that splits reasoning off, and one that gives the text as it continues the prompt, get the same R."""
+    rewards = []
+    for script in ({"default": "\\boxed{A}", "say": {"reasoning": "so"}}, {"default": "so</think>\\boxed{A}"}):
+        with endpoint(tmp_path, **script) as url, LocalJudge() as judge:
+            answer = all_answers(answerer(url))[0]
+            (line,) = judged(judge, [(*WANTED[0], answer)], think_prefilled=True)
+        rewards.append((line["verdict"]["format"], line["verdict"]["reward"], line["answer_accuracy"]))
+    assert rewards == [(1, 1.0, 1.0), (1, 1.0, 1.0)]
 
 
 @pytest.mark.parametrize(

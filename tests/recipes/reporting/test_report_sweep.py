@@ -63,7 +63,14 @@ def test_one_seed_has_no_interval_and_no_verdict(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "cannot be read"), ("{", "is not JSON"), ("[]", "is not the JSON file"), ('{"arms": {}}', "sweep.json")],
+    [
+        (None, "cannot be read"),
+        ("{", "is not JSON"),
+        ("[]", "is not the JSON file"),
+        ('{"arms": {}}', "sweep.json"),
+        ('{"format": "crossthink-sweep"}', r"does not hold what crossthink sweep writes there \(KeyError\('arms'\)\)"),
+        ('{"format": "crossthink-sweep", "arms": 3}', "does not hold what crossthink sweep writes there"),
+    ],
 )
 def test_what_is_no_sweep_is_refused(tmp_path, content, said):
     path = tmp_path / "some.json"
