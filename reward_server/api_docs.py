@@ -13,6 +13,10 @@ DESCRIPTION = """Scores boxed answers: multiple choice, short text, mathematics 
 `reward` is null for `bad_gold` and `error`: such items are invalid, not zero. Every rule: docs/rewards.md.
 """
 
+# Narrower than what is taken. JSON Schema's \s lacks a few of Python's blanks.
+_BLANKS = r"\s\x00-\x1f\x85"
+_LABEL = rf"""^[^{_BLANKS},(\[$"'“‘«„`\\]( ?[^{_BLANKS},])*$"""
+
 ITEM = {
     "type": "object",
     "required": ["id", "kind", "response", "ground_truth"],
@@ -26,11 +30,11 @@ ITEM = {
             "anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
         },
         "options": {
-            "description": "Label to text, of a multiple-choice question.",
+            "description": "Label to text, of a multiple-choice question. A label has no brackets or quotes around it.",
             "anyOf": [
                 {
                     "type": "object",
-                    "propertyNames": {"pattern": "[!-~]"},
+                    "propertyNames": {"pattern": _LABEL},
                     "additionalProperties": {"type": "string"},
                     "minProperties": 1,
                 },

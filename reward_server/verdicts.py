@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from conf.reward import ShapingConfig
+from reward_server.scoring.mcq import is_readable
 
 KINDS = ("mcq", "open", "math")
 MATCHES = ("equivalent", "exact")
@@ -36,7 +37,7 @@ STATUSES = (ERROR, BAD_GOLD, TIMEOUT, TRUNCATED, NO_BOX, BAD_FORMAT, WRONG, CORR
 """All statuses in their order of precedence: the first that applies is the verdict's."""
 INVALID = frozenset({ERROR, BAD_GOLD})
 
-RULES_VERSION = "3"
+RULES_VERSION = "4"
 """Raised with every change that can turn one verdict into another."""
 
 
@@ -229,4 +230,9 @@ def _options(value: Any) -> tuple[tuple[str, str], ...] | None:
         raise ValueError(f"options: {show(value)} is not a JSON object of label to text with at least one option")
     if any(not label.strip() for label in value):
         raise ValueError(f"options: {show(value)} has an empty label")
+    if (label := next((label for label in value if not is_readable(label)), None)) is not None:
+        raise ValueError(
+            f"options: the label {show(label)} never matches, as brackets, quotes, $ and \\text{{}} are taken off an "
+            "answer and commas part it; a label is plain, such as A"
+        )
     return tuple(value.items())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 
+from reward_server.scoring.extract import closing_brace
 from reward_server.scoring.text import MAX_WRAPPERS, unwrap_once
 
 TEXT_COMMANDS = ("boxed", "text", "textbf", "textit", "textrm", "textnormal", "mbox", "mathrm", "mathbf", "mathsf")
@@ -21,10 +23,18 @@ _UNICODE = str.maketrans(
     {
         "−": "-", "﹣": "-", "－": "-", "×": r"\times ", "·": r"\cdot ", "⋅": r"\cdot ", "÷": r"\div ", "±": r"\pm ",
         "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "≤": r"\leq ", "≥": r"\geq ", "≠": r"\neq ", "≈": r"\approx ",
-        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "…": r"\ldots ", "²": "^2", "³": "^3",
+        "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "…": r"\ldots ", "⁄": "/",
         "\u00a0": " ", "\u2009": r"\,", "\u202f": r"\,",
     }
 )  # fmt: skip
+_UNICODE |= {
+    ord(sign): "\\frac{{{}}}{{{}}}".format(*unicodedata.normalize("NFKC", sign).split("⁄"))
+    for sign in "½⅓⅔¼¾⅕⅖⅗⅘⅙⅚⅐⅛⅜⅝⅞⅑⅒"
+}
+_SCRIPTS = {
+    "^": re.compile(r"([⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁱⁿˣʸ]+)(?=(\d?))"),
+    "_": re.compile(r"([₀₁₂₃₄₅₆₇₈₉₊₋₍₎ₐₑᵢⱼₖₘₙₓ]+)(?=(\d?))"),
+}
 
 _REWRITES = [
     (re.compile(r"√\s*(\d+|[A-Za-z])"), r"\\sqrt{\1}"),
@@ -49,7 +59,18 @@ _REWRITES = [
     (re.compile(r"\\operatorname\*?\s*\{\s*(sin|cos|tan|cot|sec|csc|ln|log|exp|arcsin|arccos|arctan)\s*\}"), r"\\\1"),
     (re.compile(r"\\degree(?![A-Za-z])|\^\s*\{\s*\\circ\s*\}|\^\s*\\circ(?![A-Za-z])"), r"^\\circ"),
     (re.compile(r"\\(?:text|mbox|mathrm)\s*\{\s*(,?\s*(?:and|or))\s*\}"), r" \1 "),
+    # 10^-3, x^-n and 2^e, which TeX would read as an exponent of one token; where it might go on (e^-2x), it is left.
+    (
+        re.compile(
+            r"(?<!\\)\^\s*([-+]\d+(?![\dA-Za-z_]|\.\d)|(?:[-+][A-Za-z]|e)(?![\dA-Za-z_'({]))(?!\s*[\^!])"
+        ),
+        r"^{\1}",
+    ),
 ]  # fmt: skip
+# What takes all of its braces for its operands: they mean something.
+_INFIX = re.compile(r"\\(?:choose|over|atop)(?![A-Za-z])")
+# The parser takes these as an exponent in braces only.
+_EXPONENT = re.compile(r"(?<!\\)\^\s*(-?\\(?:frac\{[^{}]*\}\{[^{}]*\}|sqrt\{[^{}]*\})|-\\pi(?![A-Za-z]))(?!\s*[\^!])")
 
 
 def clean(text: str) -> str:
@@ -57,19 +78,38 @@ def clean(text: str) -> str:
 
     Works on any text and never raises. Meaning is kept: two answers with one spelling are the same answer.
     """
-    text = unwrap(text.translate(_UNICODE))
+    text = unwrap(_scripts(text).translate(_UNICODE))
     for pattern, replacement in _REWRITES:
         text = pattern.sub(replacement, text)
-    return brace_arguments(unwrap(" ".join(text.split())))
+    text = unwrap(" ".join(text.split()))
+    if text.endswith(".") and text[-2:-1] not in (".", "\\"):
+        text = unwrap(text[:-1])  # the end of a sentence; an ellipsis is \ldots by now
+    return _EXPONENT.sub(r"^{\1}", brace_arguments(text))
+
+
+def _scripts(text: str) -> str:
+    """Runs of Unicode's raised and lowered signs as exponents and indices: 10⁻³ is 10^{-3}, x² is x^2, a₁ is a_1."""
+    if text.isascii():
+        return text
+    for mark, pattern in _SCRIPTS.items():
+
+        def written(match: re.Match[str], mark: str = mark) -> str:
+            run = unicodedata.normalize("NFKC", match[1])
+            return f"{mark}{run}" if len(run) == 1 and not match[2] else f"{mark}{{{run}}}"
+
+        text = pattern.sub(written, text)
+    return text
 
 
 def unwrap(text: str) -> str:
-    r"""Take `$ $`, `\( \)`, `\[ \]`, `\boxed{}` and `\text{}` off the whole text, nested or not."""
+    r"""Take `$ $`, `\( \)`, `\[ \]`, `{ }`, `\boxed{}` and `\text{}` off the whole text, nested or not."""
     text = text.strip()
     for _ in range(MAX_WRAPPERS):
         inner = unwrap_once(text, pairs={}, commands=TEXT_COMMANDS)
         if text[:2] + text[-2:] in (r"\(\)", r"\[\]") and len(text) >= 4 and text[2:].find(text[-2:]) == len(text) - 4:
             inner = text[2:-2].strip()
+        if text.startswith("{") and closing_brace(text, 1) == len(text) - 1 and not _INFIX.search(text):
+            inner = text[1:-1].strip()
         if inner == text:
             break
         text = inner

@@ -63,7 +63,7 @@ def read(answer: str, options: Options | None) -> tuple[frozenset[str] | None, s
         return None, TOO_LONG, []
     bare = strip_wrappers(answer)
     known = {label for label, _ in options} if options else None
-    parts = [strip_wrappers(part) for part in bare.split(",")]
+    parts = _parts(bare)
     if len(set(parts)) == len(parts) and all(_is_label(part, known) for part in parts):
         return frozenset(parts), LABELS, parts
     if not options:
@@ -76,6 +76,15 @@ def read(answer: str, options: Options | None) -> tuple[frozenset[str] | None, s
     if len(named) == 1:
         return frozenset(named), how, named
     return None, OTHER_TEXT if how == LABEL_AND_TEXT else SHARED_TEXT if named else NOTHING, named
+
+
+def is_readable(label: str) -> bool:
+    """False for a label that no answer names, as reading takes an answer that is this label for something else."""
+    return label.isalnum() or _parts(strip_wrappers(" ".join(label.split()))) == [label]
+
+
+def _parts(bare: str) -> list[str]:
+    return [strip_wrappers(part) for part in bare.split(",")]
 
 
 def _label_and_text(answer: str, texts: dict[str, str]) -> list[str] | None:

@@ -27,6 +27,8 @@ _NAME = re.compile(
     r"(?:\\(?:text|mathrm)\s*\{[A-Za-z ]+\}|(?:m?\\(?:angle|triangle|overline|vec)\s*)?"
     r"(?:\{?(?:[A-Z]{1,4}|[a-zA-Z])\}?|\\[a-zA-Z]+))(?:_(?:\w|\{\w+\}))?'*(?:\([\w, +\-]*\))?"
 )
+# (x, y) before "=" names the entries of a tuple.
+_NAMES = re.compile(r"\(\s*{0}(?:\s*,\s*{0})+\s*\)".format(r"(?:\\[a-zA-Z]+|[a-zA-Z])(?:_(?:\w|\{\w+\}))?'*"))
 _NO_NAME = re.compile(r"\\(?:frac|sqrt|binom|sum|int|prod|pi|infty|ldots|cdot|times)(?![A-Za-z])")
 
 
@@ -183,7 +185,7 @@ def _relation(text: str, depth: int) -> Node | None:
     parts = latex.split(text, _RELATIONS | {"\\in"})
     if set(marks) == {"="} or marks == ["\\in"]:
         name = re.sub(r"\s+", "", parts[0])
-        if _NAME.fullmatch(parts[0]) and not _NO_NAME.search(parts[0]):
+        if (_NAME.fullmatch(parts[0]) or _NAMES.fullmatch(parts[0])) and not _NO_NAME.search(parts[0]):
             value = _node(parts[-1], depth + 1)
             return None if isinstance(value, Fault) else Named(name, value, text)
     return Relation(text) if all(parts) else None

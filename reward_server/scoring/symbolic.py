@@ -65,7 +65,11 @@ def same(gold: str, answer: str) -> bool:
 
 def _equal(gold: sympy.Basic, answer: sympy.Basic) -> bool:
     if _is_relation(gold) or _is_relation(answer):
-        return _is_relation(gold) and _is_relation(answer) and _same_relations(_chain(gold), _chain(answer))
+        if not _is_relation(gold) or not _is_relation(answer):
+            return False
+        if not all(isinstance(side, sympy.Expr) for link in (*_links(gold), *_links(answer)) for side in link.args):
+            return gold == answer  # of (x, y) = (1, 2) or of a matrix there is no difference to form
+        return _same_relations(_chain(gold), _chain(answer))
     if isinstance(gold, sympy.MatrixBase | sympy.MatrixExpr) or isinstance(answer, sympy.MatrixBase | sympy.MatrixExpr):
         return _same_matrices(gold.doit(), answer.doit())
     if not isinstance(gold, sympy.Expr) or not isinstance(answer, sympy.Expr):
@@ -232,8 +236,11 @@ def _is_relation(expr: sympy.Basic) -> bool:
 
 def _chain(expr: sympy.Basic) -> list[tuple[str, sympy.Expr]]:
     """`a < b <= c` as [("<", b - a), ("<=", c - b)], in the order written."""
-    links = expr._unsorted_args if isinstance(expr, And) else (expr,)
-    return [(link.rel_op, link.rhs - link.lhs) for link in links]
+    return [(link.rel_op, link.rhs - link.lhs) for link in _links(expr)]
+
+
+def _links(expr: sympy.Basic) -> tuple[sympy.Basic, ...]:
+    return expr._unsorted_args if isinstance(expr, And) else (expr,)
 
 
 def _same_relations(gold: list[tuple[str, sympy.Expr]], answer: list[tuple[str, sympy.Expr]]) -> bool:

@@ -73,7 +73,8 @@ def unwrap_once(text: str, pairs: dict[str, str], commands: tuple[str, ...] = CO
     if first == "$":
         ends = 2 if text.startswith("$$") and text.endswith("$$") and len(text) > 4 else 1
         inner = text[ends:-ends]
-        return inner.strip() if last == "$" and "$" not in inner else text
+        signs = inner.replace("\\\\", "").replace("\\$", "")  # without line breaks and dollars that are money
+        return inner.strip() if last == "$" and "$" not in signs and not signs.endswith("\\") else text
     if pairs.get(first) == last:
         return text[1:-1].strip() if _encloses(text, first, last) else text
     if first == "\\" and last == "}":

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from reward_helpers import Failing, item, rows
 
-from reward_server.scoring import math, symbolic
+from reward_server.scoring import math, mcq, symbolic
 from reward_server.scoring.judge import Reply, judge
 from reward_server.verdicts import STATUSES, Item, Verdict, rules_hash
 
@@ -154,6 +154,9 @@ def test_items_survive_json(options):
         ({"options": {}}, "options: {} is not a JSON object"),
         ({"options": {"A": 1}}, "options:"),
         ({"options": {" ": "x"}}, "empty label"),
+        ({"options": {"(A)": "x", "(B)": "y"}}, 'options: the label "(A)" never matches'),
+        ({"options": {"A": "x", "(" * 90: "y", "$B$": "z"}}, 'options: the label "$B$" never matches'),
+        ({"options": {"A,B": "x"}}, 'options: the label "A,B" never matches'),
         ({"finish_reason": 3}, "finish_reason: 3 is not a string"),
         ({"think_prefilled": "yes"}, 'think_prefilled: "yes" is not true or false'),
         ({"think_prefiled": True}, '"think_prefiled": unknown field'),
@@ -164,6 +167,17 @@ def test_malformed_items_name_the_field(change, message):
     with pytest.raises(ValueError) as error:
         Item.from_json({**item().to_json(), **change})
     assert message in str(error.value) and str(error.value).isascii() and len(str(error.value)) < 250
+
+
+@given(st.text(min_size=1), st.lists(st.sampled_from(["(", ")", "[", "]", '"', "$", ",", " ", "A"]), max_size=5))
+def test_a_label_that_is_taken_is_the_label_that_an_answer_names(label, pieces):
+    for name in (label, "".join(pieces)):
+        try:
+            one = Item.from_json({**item("mcq", name, name).to_json(), "options": {name: "x", "other": "y"}})
+        except ValueError:
+            assert not name.isalnum()
+            continue
+        assert mcq.labels(name, one.options) == {name}
 
 
 def test_missing_fields_and_other_shapes():
