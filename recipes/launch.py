@@ -259,6 +259,8 @@ def _passing_signals_to(ranks: Sequence[subprocess.Popen]) -> Iterator[None]:
         for process in ranks:
             if process.poll() is None:
                 process.send_signal(signal.SIGKILL if asked else signal.SIGTERM)
+        if asked:
+            raise KeyboardInterrupt
         asked = True
 
     previous = {number: signal.signal(number, pass_on) for number in (signal.SIGINT, signal.SIGTERM)}
