@@ -107,7 +107,9 @@ def test_a_page_that_is_cut_off_is_no_page(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"no archive at all\r\n\r\n", gzip.compress(b"<html></html>"), random.Random(0).randbytes(4096)]
+    "content",
+    [b"", b"no archive at all\r\n\r\n", gzip.compress(b"<html></html>"), random.Random(0).randbytes(4096)],
+    ids=["empty", "text", "gzip", "noise"],  # of its own, a gzip header has the time in it, and a name must not
 )
 def test_a_file_that_is_no_archive_does_not_stop_the_others(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.warc.gz").write_bytes(content)
