@@ -10,7 +10,7 @@ import pytest
 
 from crossthink.procs import free_port
 
-LIMIT_S = 120
+LIMIT_S = 300
 JOB = Path(__file__).with_name("waiting_job.py")
 
 

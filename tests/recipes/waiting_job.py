@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import torch
 import torch.distributed as dist
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from crossthink.errors import StoppedEarly, UserError
 from recipes import spmd
@@ -21,7 +22,7 @@ from recipes.rl import checkpoints, pending, saver
 from recipes.rl.pending import PendingRollout
 from recipes.rl.saver import Saver
 
-COLLECTIVE_S, WORK_S, HEARD_S = 3.0, 6.0, 0.5
+COLLECTIVE_S, WORK_S, HEARD_S = 8.0, 12.0, 0.5
 MODEL = torch.nn.Linear(512, 512, bias=False)  # 3 MiB with Adam's moments
 LIMIT = 2**20
 
@@ -49,7 +50,6 @@ def slowly(value):
 
 
 def failing():
-    time.sleep(WORK_S)
     raise StoppedEarly("late")
 
 
@@ -93,8 +93,10 @@ def space(folder: Path, rank: int, data_rank: int):
 
 def main() -> None:
     folder = Path(sys.argv[1])
-    dist.init_process_group("gloo", timeout=datetime.timedelta(seconds=COLLECTIVE_S))
+    dist.init_process_group("gloo")
     rank = dist.get_rank()
+    dist.barrier()  # one may have begun much later than the other
+    _set_pg_timeout(datetime.timedelta(seconds=COLLECTIVE_S))
     for module in (spmd, pending, saver):
         module.HEARD_S = HEARD_S
     made, commit = [], checkpoints.commit
