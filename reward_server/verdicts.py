@@ -37,7 +37,7 @@ STATUSES = (ERROR, BAD_GOLD, TIMEOUT, TRUNCATED, NO_BOX, BAD_FORMAT, WRONG, CORR
 """All statuses in their order of precedence: the first that applies is the verdict's."""
 INVALID = frozenset({ERROR, BAD_GOLD})
 
-RULES_VERSION = "4"
+RULES_VERSION = "5"
 """Raised with every change that can turn one verdict into another."""
 
 

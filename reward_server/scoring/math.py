@@ -121,7 +121,11 @@ def _same_groups(gold: Node, answer: Node, leaf: LeafSame, told: Told | None) ->
         if len(given) > 4 * len(wanted) + 4:  # the comparison is quadratic
             return _told(told, "count", gold, answer, False)
         return _same_sets(wanted, given, leaf, told)  # a ground truth without order takes a bare list in any order
-    if kinds[0] != kinds[1] and kinds != (LIST, EITHER):
+    if (
+        kinds[0] != kinds[1]
+        and kinds != (LIST, EITHER)
+        and not (LIST in kinds and any(map(structure.is_joined, kinds)))
+    ):
         return _told(told, "structure", gold, answer, False)
     if len(wanted) != len(given):
         return _told(told, "count", gold, answer, False)

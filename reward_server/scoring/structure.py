@@ -14,11 +14,13 @@ MAX_DEPTH = 12
 """Structures inside structures; deeper ones do not parse."""
 
 LIST, SET, UNION, RATIO, EITHER, VECTOR = ",", "{}", "cup", ":", "pm", "\\langle\\rangle"
-"""Kinds of `Group` besides brackets ("()", "[)", …) and matrices ("matrix 2x3")."""
+"""Kinds of `Group` besides brackets ("()", "[)", …), matrices ("matrix 2x3", "determinant 2x2", "norm 1x3"), and the
+words that join relations ("and", "or", "and or", …)."""
 
 _RELATIONS = frozenset(["=", "<", ">", "\\leq", "\\geq", "\\neq"])
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix)\}(.*)\\end\{\1\}", re.DOTALL)
-_AND = re.compile(r"\s*,?\s+(?:and|or)\s+")
+_MATRIX = re.compile(r"\\begin\{([pbvBV]?)matrix\}(.*)\\end\{\1matrix\}", re.DOTALL)
+_NORMS = {"v": "determinant", "V": "norm"}
+_AND = re.compile(r"\s*,?\s+(and|or)\s+")
 _THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
 _FUNCTIONS = re.compile(r"(?:arc)?(?:sin|cos|tan)|cot|sec|csc|ln|log|exp|lim|max|min|gcd|lcm|det|mod")
 _WORDS = re.compile(r"[^\W\d_]+(?:[\s'’.-]+[^\W\d_]+)*\.?")
@@ -110,7 +112,7 @@ def _node(text: str, depth: int) -> Node | Fault:
         return _bracketed(*bracket, depth)
     text = join_thousands(text)
     if (parts := _list_items(text)) is not None:
-        return _group(LIST, parts, depth)
+        return _joined(_group(LIST, parts, depth), text)
     if len(parts := latex.split(text, {"\\approx"})) > 1:
         decimal = all(exact(split_unit(part)[0]) is not None for part in parts[1:])
         # "exact ≈ decimal" is the exact value
@@ -122,7 +124,7 @@ def _node(text: str, depth: int) -> Node | Fault:
     if len(parts := latex.split(text, {":"})) > 1:
         return _group(RATIO, parts, depth)
     if matrix := _MATRIX.fullmatch(text):
-        return _matrix(matrix[2], depth)
+        return _matrix(matrix[2], _NORMS.get(matrix[1], "matrix"), depth)
     if text.count("\\pm") == 1 and "\\mp" not in text:
         return _group(EITHER, [text.replace("\\pm", "+"), text.replace("\\pm", "-")], depth)
     value, unit = split_unit(text)
@@ -132,6 +134,11 @@ def _node(text: str, depth: int) -> Node | Fault:
     return (
         Leaf(re.sub(r"\s*([-+*/=^_(){}])\s*", r"\1", value), unit) if value else Fault("it is a unit without a value")
     )
+
+
+def is_joined(kind: str) -> bool:
+    """True for the kind of relations with "and" or "or" between them; a comma there may stand for either."""
+    return kind.partition(" ")[0] in ("and", "or")
 
 
 def is_words(text: str) -> bool:
@@ -174,8 +181,16 @@ def join_thousands(text: str) -> str:
 
 
 def _and_to_commas(text: str) -> str:
-    parts = _AND.split(text)
+    parts = _AND.split(text)[::2]
     return ", ".join(parts) if len(parts) > 1 and not any(is_words(part) for part in parts) else text
+
+
+def _joined(items: Node | Fault, text: str) -> Node | Fault:
+    """A list with inequalities or equations in it, as written with "and" or "or": they make other statements of it."""
+    words = [match[1] for match in _AND.finditer(text)]
+    if not words or not isinstance(items, Group) or not any(isinstance(item, Relation) for item in items.items):
+        return items
+    return Group(" ".join(words), items.items)
 
 
 def _relation(text: str, depth: int) -> Node | None:
@@ -191,11 +206,11 @@ def _relation(text: str, depth: int) -> Node | None:
     return Relation(text) if all(parts) else None
 
 
-def _matrix(inside: str, depth: int) -> Node | Fault:
+def _matrix(inside: str, kind: str, depth: int) -> Node | Fault:
     rows = [latex.split(row, {"&"}) for row in latex.split(inside, {"\\\\"}) if row]
     if not rows or len({len(row) for row in rows}) != 1:
         return Fault("the rows of its matrix are not of one length")
-    return _group(f"matrix {len(rows)}x{len(rows[0])}", [cell for row in rows for cell in row], depth)
+    return _group(f"{kind} {len(rows)}x{len(rows[0])}", [cell for row in rows for cell in row], depth)
 
 
 def _group(kind: str, parts: list[str], depth: int) -> Node | Fault:

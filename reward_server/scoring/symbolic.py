@@ -22,6 +22,7 @@ from reward_server.scoring.bounds import refusal
 from reward_server.scoring.exact import exact
 from reward_server.scoring.structure import is_words
 
+_logger = logging.getLogger(__name__)
 logging.getLogger("math_verify").setLevel(logging.ERROR)  # it warns that we switched its signal-based timeout off
 
 DIGITS = 100
@@ -40,8 +41,13 @@ _MISREAD = re.compile(
 )
 _CALL = re.compile(r"[A-Za-z]\s*[({]|\\(?:sin|cos|tan|cot|sec|csc|log|ln|exp)")
 _POWER = re.compile(r"(?<![\\A-Za-z_])([a-cf-hj-zA-Z])\s*\^")
+# Read as a transpose, which is dropped from whatever is no matrix: A^T would be A, and 2^T would be 2.
+_TRANSPOSE = re.compile(r"\^\s*(?:T(?![A-Za-z])|\{\s*T\s*\})")
 _LONG_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{4,}")
 _FLIPPED = {"<": ">", ">": "<", "<=": ">=", ">=": "<=", "==": "==", "!=": "!="}
+_LEFT_TO_DO = (sympy.Derivative, sympy.Integral, sympy.Limit, sympy.Sum, sympy.Product)
+# What is to be found of two numbers: the parser finds some of it by itself.
+_OF_NUMBERS = re.compile(r"\\(?:gcd|lcm|max|min|[bp]?mod)(?![A-Za-z])|(?<![A-Za-z])(?:gcd|lcm|max|min|mod)(?![A-Za-z])")
 _SAMPLES = (sympy.Rational(37, 100), sympy.Rational(173, 100), sympy.Integer(3))
 
 
@@ -53,14 +59,25 @@ def good(text: str) -> bool:
 def same(gold: str, answer: str) -> bool:
     """True when two expressions (or two relations) are mathematically equal. No numeric tolerance.
 
-    For a ground truth that is a plain number, an answer with an unevaluated sum or product of numbers is wrong.
+    An answer that still has to be integrated, differentiated or summed, or whose limit is to be taken, is wrong unless
+    the ground truth has the like; where that is a plain number, so is an unevaluated sum or product of numbers.
     """
     wanted, given = _parse(gold), _parse(answer)
     if wanted is None or given is None:
         return False
-    if exact(gold) is not None and _has_unevaluated(given):
+    if any(given.has(kind) and not wanted.has(kind) for kind in _LEFT_TO_DO):
         return False
-    return _equal(wanted, given)
+    if exact(gold) is not None and (_has_unevaluated(given) or _OF_NUMBERS.search(answer)):
+        return False
+    try:
+        return _equal(wanted, given)
+    except (MemoryError, RecursionError, SystemError):
+        raise  # the worker's limits, which are another verdict
+    except Exception as error:
+        # What has no value (a sum that diverges, 5 mod 0) equals nothing. An error here would be the answer's choice:
+        # it would take its zero out of the mean, and some trainers stop at the first.
+        _logger.warning("no value: %s", f"{type(error).__name__}: {error}"[:200])
+        return False
 
 
 def _equal(gold: sympy.Basic, answer: sympy.Basic) -> bool:
@@ -141,6 +158,8 @@ def _prepare(text: str) -> str:
     text = re.sub(r"(\d*)\.(\d+)", lambda m: f"\\frac{{{int(m[1] + m[2])}}}{{{10 ** len(m[2])}}}", text)
     text = re.sub(r"(\d)\.(?!\d)", r"\1", text)
     text = re.sub(r"_(\w)", r"_{\1}", text)
+    if "\\begin" not in text:
+        text = _TRANSPOSE.sub("^{(T)}", text)
     # A mixed number as one fraction; left alone, 2(3) and 2 1/3 are both read as sums.
     text = re.sub(r"(?<![\d}^_])(\d+)\s*\\frac\{(\d+)\}\{(\d+)\}", _mixed, text)
     text = re.sub(r"(?<=[\d)])\s*\(", r"\\cdot (", text)
@@ -167,8 +186,6 @@ def _has_imaginary_unit(text: str) -> bool:
 def _has_unevaluated(expr: sympy.Basic) -> bool:
     """True when a sum or product somewhere in the tree has two or more operands that are plain numbers."""
     for node in sympy.preorder_traversal(expr):
-        if isinstance(node, sympy.Sum | sympy.Product | sympy.Integral):
-            return True
         if isinstance(node, sympy.Add) and sum(map(_is_rational, node.args)) > 1:
             return True
         if isinstance(node, sympy.Mul) and _is_product(node):
@@ -183,7 +200,7 @@ def _is_product(node: sympy.Mul) -> bool:
 
 
 def _is_reciprocal(arg: sympy.Basic) -> bool:
-    return isinstance(arg, sympy.Pow) and arg.exp == -1
+    return isinstance(arg, sympy.Pow) and arg.exp == -1 and arg.base.is_Integer
 
 
 def _is_rational(arg: sympy.Basic) -> bool:

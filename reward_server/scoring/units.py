@@ -18,7 +18,8 @@ _NAMES = {
     "metre": "m", "meter": "m", "kilometre": "km", "kilometer": "km", "centimetre": "cm", "centimeter": "cm",
     "millimetre": "mm", "millimeter": "mm", "inch": "in", "inche": "in", "foot": "ft", "feet": "ft", "yard": "yd",
     "mile": "mi", "gram": "g", "kilogram": "kg", "milligram": "mg", "pound": "lb", "lbs": "lb", "ounce": "oz",
-    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "litre": "l", "liter": "l", "L": "l",
+    "second": "s", "sec": "s", "minute": "min", "hour": "h", "hr": "h", "hrs": "h", "kgs": "kg",
+    "yr": "year", "yrs": "year", "litre": "l", "liter": "l", "L": "l",
     "millilitre": "ml", "milliliter": "ml", "mL": "ml", "newton": "N", "joule": "J", "watt": "W", "volt": "V",
     "ohm": "Ω", "hertz": "Hz", "pascal": "Pa", "kelvin": "K", "ampere": "A", "dollar": "$", "USD": "$", "euro": "€",
     "EUR": "€", "cent": "cent", "degree": "°", "deg": "°", "percent": PERCENT, "percentage": PERCENT, "pct": PERCENT,
@@ -42,20 +43,33 @@ _PERCENT = re.compile(r"\s*(?:\\%|%)$")
 _CURRENCY = re.compile(r"(-?)\s*(\\\$|\$|€|£|\\pounds|\\euro)\s*(?=[\d.\\])")
 # Letters, perhaps with hyphens, apostrophes or the dots of p.m. between them, and an exponent.
 _WORD = re.compile(r"([^\W\d_]+(?:[-.'’][^\W\d_]+)*)(?:\^-?\d)?")
+# A prefix is another in other letter case: MW is not mW, nor GB Gb. Of these there is one each.
+_ANY_CASE = re.compile(r"kg|[kc]m|ft|lbs?|oz|hrs?")
+# By their form: can't, tenfold; CJK numerals, "or", "not".
+_NOT_UNITS = re.compile(r".*n['’]t|.+fold|.*[或和不非负零一二三四五六七八九十百千万亿两半].*")
 # After a number these words make another number of it, doubt it or set a condition: it is not the value alone.
 _OTHER_WORDS = """
 and or nor not no is isn't are the to if for of than either neither else otherwise instead versus vs
-wrong incorrect maybe perhaps possibly probably something
-approximately approx about around roughly nearly almost circa ish at below but by
+wrong incorrect incorrectly false maybe perhaps possibly probably something unsure guess guessed cannot unknown
+approximately approx about around roughly nearly almost circa ish at below above under over beneath beyond but by
+estimate estimated exceeding onwards onward alternatively undefined negative inverse reciprocal oder ou
 plus minus divided multiplied added subtracted squared cubed doubled tripled halved twice thrice itself
-factorial mod modulo pi sqrt sin cos tan log ln exp infinity mille permille
+factorial mod modulo pi sqrt sin cos tan log ln exp infinity mille permille permil repeating recurring
+binary octal hex hexadecimal tens score gross mil bn mn tn googol
 where when unless except excluding without such that
 zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
 eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety
-half halves third thirds fourth fourths fifth fifths sixth sixths seventh sevenths eighth eighths ninth ninths tenth
-tenths hundredth hundredths thousandth thousandths millionth millionths billionth billionths
+half halves quarter quarters
 """
-_NO_UNITS = {*_OTHER_WORDS.split(), *_MAGNITUDES, *(f"{name}s" for name in _MAGNITUDES)}
+# The same of these and of magnitudes, also in the plural.
+_PARTS_AND_POWERS = """
+third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth fifteenth sixteenth
+seventeenth eighteenth nineteenth twentieth thirtieth fortieth fiftieth sixtieth seventieth eightieth ninetieth
+hundredth thousandth millionth billionth trillionth
+quintillion sextillion
+"""
+_IN_PLURAL = [*_PARTS_AND_POWERS.split(), *_MAGNITUDES]
+_NO_UNITS = {*_OTHER_WORDS.split(), *_IN_PLURAL, *(f"{name}s" for name in _IN_PLURAL)}
 _TRIGONOMETRY = re.compile(r"\\(?:arc)?(?:sin|cos|tan|cot|sec|csc)(?![A-Za-z])")
 
 
@@ -145,7 +159,14 @@ def _name(word: str) -> str:
         return _NAMES.get(word, word)
     lower = word.lower()
     singular = lower[:-1] if lower.endswith("s") and len(lower) > 3 else lower
-    return _NAMES.get(lower, _NAMES.get(singular, singular))
+    if name := _NAMES.get(lower, _NAMES.get(singular)):
+        return name
+    if _ANY_CASE.fullmatch(lower):
+        return lower
+    is_symbol = word.isalpha() and (
+        len(word) <= 2 or (word[1:] != lower[1:] and not (word.isupper() and len(word) > 3))
+    )
+    return word if is_symbol else singular
 
 
 def _is_word_of_unit(word: str) -> bool:
@@ -161,6 +182,8 @@ def _is_word_of_unit(word: str) -> bool:
 def _may_be_unit(name: str) -> bool:
     """False for a word of `_NO_UNITS`, also at the end of a compound: one-third, but not two-digit."""
     parts = name.lower().split("-")
+    if _NOT_UNITS.fullmatch(name.lower()):
+        return False
     return name.lower() not in _NO_UNITS and parts[-1] not in _NO_UNITS and "half" not in parts
 
 

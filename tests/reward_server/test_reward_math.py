@@ -134,7 +134,7 @@ def test_wrong(gold, answer):
 ALPHABET = r"""
 0 1 2 5 10 . , - + / * ^ _ { } ( ) [ ] \{ \} \frac \sqrt \pi x y i e = < \pm \approx \text{cm} \% % ^\circ : ! '
 \cdot \times \ldots \cup \in \begin{pmatrix} \end{pmatrix} & \\ and or apples $ \$ \boxed{ \left( \right)
-^- ^e ² ⁻¹ ₂ ½ million dozen \text{million} \text{percent} \text{or6} (x,y)=
+^- ^e ² ⁻¹ ₂ ½ million dozen \text{million} \text{percent} \text{or6} (x,y)= \mod \max \sum_{n=0}^\infty x^n \gcd ^T
 """
 
 
