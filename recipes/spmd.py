@@ -60,7 +60,7 @@ def _so_far(work: Work | None, values: list[Any]) -> dict[str, Any] | None:
     if work is None or not work.wait(HEARD_S):
         return None
     if isinstance(work.error, UserError):
-        return {"failure": str(work.error), "exit_code": work.error.exit_code}
+        return _told(work.error)
     if work.error is not None:
         raise work.error
     return {"value": values[0]}
@@ -70,8 +70,22 @@ def _failure(work: Work | None, answer: dict[str, Any]) -> BaseException:
     """The first rank's own error there, one like it elsewhere."""
     if work is not None and work.error is not None:
         return work.error
-    error = UserError(answer["failure"])
-    error.exit_code = answer["exit_code"]
+    return _like(answer)
+
+
+def any_failure(error: UserError | None) -> UserError | None:
+    """This rank's own failure, else one like that of the first rank that has one. Collective."""
+    told = gather_json(None if error is None else _told(error))
+    return error or next((_like(one) for one in told if one is not None), None)
+
+
+def _told(error: UserError) -> dict[str, Any]:
+    return {"failure": str(error), "exit_code": error.exit_code}
+
+
+def _like(told: dict[str, Any]) -> UserError:
+    error = UserError(told["failure"])
+    error.exit_code = told["exit_code"]
     return error
 
 

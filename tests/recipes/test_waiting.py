@@ -56,6 +56,13 @@ def test_all_wait_for_a_checkpoint(found):
     assert [one["saved"] for one in found] == ["step_000001"] * 2
 
 
+def test_an_evaluation_that_rank_0_cannot_write_ends_all_alike(found):
+    for one in found:
+        said, code = one["evaluation_unwritten"]["said"]
+        assert said.startswith("After step 1 of 3: late (Step 1 is saved in ") and code == 75
+        assert one["evaluation_unwritten"]["saved"] == "step_000001"
+
+
 def test_room_is_asked_for_once_and_refused_to_all(found):
     """A data-parallel copy asks for none; where one rank finds none, all say so, and nothing stays behind."""
     assert [one["copy_needs_no_room"] for one in found] == [None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import errno
 import json
@@ -18,7 +19,7 @@ from torch.distributed.distributed_c10d import _set_pg_timeout
 from crossthink.errors import StoppedEarly, UserError
 from recipes import spmd
 from recipes.actors.mcore.space import reserve_space
-from recipes.rl import checkpoints, pending, saver
+from recipes.rl import checkpoints, loop, pending, saver
 from recipes.rl.pending import PendingRollout
 from recipes.rl.saver import Saver
 
@@ -75,6 +76,33 @@ def save(out: Path):
     return (out / "checkpoints" / "latest").read_text().strip()
 
 
+def evaluation_unwritten(out: Path, rank: int):
+    """The loop with stubs for engines, where the first rank cannot write what the evaluation after step 1 found."""
+    (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    feed = SimpleNamespace(
+        collect=lambda *words: (None, {}), trained=lambda *words: None, freshen=lambda step: None, state=dict
+    )
+    loop.make_feed = lambda *words: feed
+    loop.update = lambda *words: ([], {"mismatch": None, "seconds": {}})
+    loop.speed = lambda *words: {}
+    loop.room_for_rollouts = lambda *words: contextlib.nullcontext()
+    records = SimpleNamespace(step=lambda *words: None, evaluation=lambda summary: summary["step"] and failing())
+    parts = SimpleNamespace(
+        engine=SimpleNamespace(refit=lambda *words, version: None), actor=SimpleNamespace(weights=None),
+        evaluate=lambda step: {"step": step}, records=records if rank == 0 else None, progress=None,
+        stage=lambda folder: [],
+    )  # fmt: skip
+    config = SimpleNamespace(
+        out=str(out), steps=3, rollout=SimpleNamespace(max_mismatch=None), eval=SimpleNamespace(every=1),
+        optimizer=SimpleNamespace(max_skipped=1),
+        checkpoint=SimpleNamespace(best=None, keep=2, asynchronous=False, margin_s=None, every=2),
+    )  # fmt: skip
+    stop = SimpleNamespace(requested=False)
+    trace = SimpleNamespace(begin=lambda step: None, end=lambda step: None)
+    said = failure_of(lambda: loop._train(config, parts, 0, {}, stop, trace))
+    return {"said": said, "saved": (out / "checkpoints" / "latest").read_text().strip()}
+
+
 def space(folder: Path, rank: int, data_rank: int):
     """Rank 1 may write files of 1 MiB only, so its share is more than there is room for."""
     folder.mkdir(exist_ok=True)
@@ -107,6 +135,7 @@ def main() -> None:
         "failure": failure_of(lambda: spmd.from_first_rank(failing)),
         "rollout_failed": rollout(),
         "saved": save(folder / "run"),
+        "evaluation_unwritten": evaluation_unwritten(folder / "loop", rank),
         "copy_needs_no_room": space(folder / "space", rank, data_rank=rank),
         "one_rank_without_room": space(folder / "space", rank, data_rank=0),
         "no_space": errno.EFBIG if rank == 1 else errno.ENOSPC,
