@@ -38,18 +38,22 @@ def broadcast_json(value: Any) -> Any:
     return json.loads(bytes(payload.cpu().numpy()))
 
 
-def from_first_rank(made: Callable[[], Any]) -> Any:
+def from_first_rank(made: Callable[[], Any], *, bounded: bool = True) -> Any:
     """What `made` returns on rank 0, on every rank. A UserError there is raised on every rank, with its exit code.
 
     However long it takes: it is made in a thread, and the others hear of rank 0 every `HEARD_S` seconds. Whatever else
     it raises is rank 0's, and ends the others by the process group's own limit.
+
+    Args:
+        bounded: `made` has a time limit of its own. Else nobody beats meanwhile, so that watchers end what is stuck.
     """
     if dist.get_world_size() == 1:
         return made()
     values: list[Any] = []
     work = Work(lambda: values.append(made()), "first rank") if is_first_rank() else None
     while (answer := broadcast_json(_so_far(work, values))) is None:
-        beat()
+        if bounded:
+            beat()
     if "failure" in answer:
         raise _failure(work, answer)
     return answer["value"]

@@ -6,6 +6,7 @@ import contextlib
 import datetime
 import errno
 import json
+import os
 import resource
 import sys
 import time
@@ -22,6 +23,7 @@ from recipes.actors.mcore.space import reserve_space
 from recipes.rl import checkpoints, loop, pending, saver
 from recipes.rl.pending import PendingRollout
 from recipes.rl.saver import Saver
+from recipes.signs_of_life import ALIVE_FD
 
 COLLECTIVE_S, WORK_S, HEARD_S = 8.0, 12.0, 0.5
 MODEL = torch.nn.Linear(512, 512, bias=False)  # 3 MiB with Adam's moments
@@ -50,6 +52,19 @@ def slowly(value):
     return value
 
 
+def with_signs(function):
+    """What it returns, and how many signs of life a watcher would have had meanwhile."""
+    reads, writes = os.pipe()
+    os.environ[ALIVE_FD] = str(writes)
+    try:
+        value = function()
+    finally:
+        del os.environ[ALIVE_FD]
+        os.close(writes)
+    with open(reads, "rb") as pipe:
+        return value, len(pipe.read())
+
+
 def failing():
     raise StoppedEarly("late")
 
@@ -74,6 +89,11 @@ def save(out: Path):
     under_way = Saver(out, Engines(), keep=1, asynchronous=True)
     under_way.save(1, {"step": 1}, wait=True)
     return (out / "checkpoints" / "latest").read_text().strip()
+
+
+def check(out: Path):
+    checkpoints.verify_manifest = lambda *words: time.sleep(4 * HEARD_S)
+    return checkpoints.newest_whole(out).folder.name
 
 
 def evaluation_unwritten(out: Path, rank: int):
@@ -130,11 +150,12 @@ def main() -> None:
     made, commit = [], checkpoints.commit
     checkpoints.commit = lambda *words: slowly(None) or commit(*words)
     found = {
-        "value": spmd.from_first_rank(lambda: made.append(1) or slowly("made")),
+        "value": with_signs(lambda: spmd.from_first_rank(lambda: made.append(1) or slowly("made"))),
         "made": len(made),
         "failure": failure_of(lambda: spmd.from_first_rank(failing)),
         "rollout_failed": rollout(),
-        "saved": save(folder / "run"),
+        "saved": with_signs(lambda: save(folder / "run")),
+        "checked": with_signs(lambda: check(folder / "run")),
         "evaluation_unwritten": evaluation_unwritten(folder / "loop", rank),
         "copy_needs_no_room": space(folder / "space", rank, data_rank=rank),
         "one_rank_without_room": space(folder / "space", rank, data_rank=0),
