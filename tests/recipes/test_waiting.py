@@ -1,5 +1,6 @@
 """What rank 0 does while the others wait in a collective may take longer than a collective may."""
 
+import errno
 import json
 import os
 import subprocess
@@ -73,3 +74,8 @@ def test_room_is_asked_for_once_and_refused_to_all(found):
     """A data-parallel copy asks for none; where one rank finds none, all say so, and nothing stays behind."""
     assert [one["copy_needs_no_room"] for one in found] == [None, None]
     assert [one["one_rank_without_room"] for one in found] == [one["no_space"] for one in found]
+
+
+def test_where_nothing_can_be_allocated_the_shares_of_all_ranks_count(found):
+    assert [one["one_share_fits_on_nfs"] for one in found] == [None, None]
+    assert [one["two_shares_on_nfs"] for one in found] == [errno.ENOSPC] * 2

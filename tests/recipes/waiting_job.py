@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import datetime
 import errno
 import json
@@ -139,6 +140,18 @@ def space(folder: Path, rank: int, data_rank: int):
         assert not list(folder.iterdir())
 
 
+def space_on_nfs(folder: Path, rank: int, data_rank: int):
+    """A file system without fallocate, with room for one share and a half."""
+    folder.mkdir(exist_ok=True)
+    cdll, fstatvfs = ctypes.CDLL, os.fstatvfs
+    ctypes.CDLL = lambda *words, **settings: SimpleNamespace()
+    os.fstatvfs = lambda file: SimpleNamespace(f_bavail=3 * 512 * 512 * 4 * 3 // 2, f_frsize=1)
+    try:
+        return failure_of(lambda: reserve_space(folder, MODEL, SimpleNamespace(rank=rank, data_rank=data_rank)))
+    finally:
+        ctypes.CDLL, os.fstatvfs = cdll, fstatvfs
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     dist.init_process_group("gloo")
@@ -159,6 +172,8 @@ def main() -> None:
         "evaluation_unwritten": evaluation_unwritten(folder / "loop", rank),
         "copy_needs_no_room": space(folder / "space", rank, data_rank=rank),
         "one_rank_without_room": space(folder / "space", rank, data_rank=0),
+        "one_share_fits_on_nfs": space_on_nfs(folder / "nfs", rank, data_rank=rank),
+        "two_shares_on_nfs": space_on_nfs(folder / "nfs", rank, data_rank=0),
         "no_space": errno.EFBIG if rank == 1 else errno.ENOSPC,
     }
     (folder / f"found_{rank}.json").write_text(json.dumps(found))
