@@ -82,7 +82,7 @@ class ClusterConfig:
     """Seconds until all servers and ranks must be ready."""
     hang_s: float = 3600.0
     """Seconds without a sign of life of a rank, after which it writes its stack and the attempt ends. More than the
-    longest phase of a step."""
+    longest phase of a step, than a save, and than the check of a checkpoint."""
     shared: bool = False
     """The run folder is on storage that every node sees, although its file system's type does not say so."""
 

@@ -10,7 +10,7 @@ import signal
 ALIVE_FD = "CROSSTHINK_ALIVE_FD"
 """Names the file descriptor of a pipe that the watcher reads."""
 SILENCE_S = "CROSSTHINK_SILENCE_S"
-"""Names the seconds without a sign of life after which the watcher ends a rank."""
+"""Names the seconds without a sign of life after which the watcher ends a rank at most: those before the first one."""
 SHOW_STACK = signal.SIGUSR2
 
 
@@ -23,7 +23,7 @@ def beat() -> None:
 
 
 def silence_s() -> float:
-    """Seconds without a sign of life that the watcher allows; 0 where nobody watches."""
+    """Seconds without a sign of life that the watcher allows at most, before the first; 0 where nobody watches."""
     return float(os.environ.get(SILENCE_S, "0"))
 
 

@@ -38,18 +38,22 @@ def broadcast_json(value: Any) -> Any:
     return json.loads(bytes(payload.cpu().numpy()))
 
 
-def from_first_rank(made: Callable[[], Any]) -> Any:
+def from_first_rank(made: Callable[[], Any], *, bounded: bool = True) -> Any:
     """What `made` returns on rank 0, on every rank. A UserError there is raised on every rank, with its exit code.
 
     However long it takes: it is made in a thread, and the others hear of rank 0 every `HEARD_S` seconds. Whatever else
     it raises is rank 0's, and ends the others by the process group's own limit.
+
+    Args:
+        bounded: `made` has a time limit of its own. Else nobody beats meanwhile, so that watchers end what is stuck.
     """
     if dist.get_world_size() == 1:
         return made()
     values: list[Any] = []
     work = Work(lambda: values.append(made()), "first rank") if is_first_rank() else None
     while (answer := broadcast_json(_so_far(work, values))) is None:
-        beat()
+        if bounded:
+            beat()
     if "failure" in answer:
         raise _failure(work, answer)
     return answer["value"]
@@ -60,7 +64,7 @@ def _so_far(work: Work | None, values: list[Any]) -> dict[str, Any] | None:
     if work is None or not work.wait(HEARD_S):
         return None
     if isinstance(work.error, UserError):
-        return {"failure": str(work.error), "exit_code": work.error.exit_code}
+        return _told(work.error)
     if work.error is not None:
         raise work.error
     return {"value": values[0]}
@@ -70,8 +74,22 @@ def _failure(work: Work | None, answer: dict[str, Any]) -> BaseException:
     """The first rank's own error there, one like it elsewhere."""
     if work is not None and work.error is not None:
         return work.error
-    error = UserError(answer["failure"])
-    error.exit_code = answer["exit_code"]
+    return _like(answer)
+
+
+def any_failure(error: UserError | None) -> UserError | None:
+    """This rank's own failure, else one like that of the first rank that has one. Collective."""
+    told = gather_json(None if error is None else _told(error))
+    return error or next((_like(one) for one in told if one is not None), None)
+
+
+def _told(error: UserError) -> dict[str, Any]:
+    return {"failure": str(error), "exit_code": error.exit_code}
+
+
+def _like(told: dict[str, Any]) -> UserError:
+    error = UserError(told["failure"])
+    error.exit_code = told["exit_code"]
     return error
 
 

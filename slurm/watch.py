@@ -129,13 +129,18 @@ def child_environment(watched: Watched, environment: dict[str, str], alive_fd: i
         HOST: watched.host,
         PARENT: str(os.getpid()),
         ALIVE_FD: str(alive_fd),
-        SILENCE_S: str(cluster.hang_s),
+        SILENCE_S: str(first_silence_s(cluster)),
     }
+
+
+def first_silence_s(cluster: ClusterConfig) -> float:
+    """Seconds that a rank may be silent before its first sign of life: it waits for servers too."""
+    return cluster.ready_s + cluster.hang_s
 
 
 def _wait(watched: Watched, child: subprocess.Popen, reads: int, asked: _Asked) -> tuple[bool, bool]:
     """Until the child has ended or must be ended. Returns whether it hung, and whether it was ended for another."""
-    limit_s = watched.cluster.ready_s + watched.cluster.hang_s  # before its first sign of life it waits for servers
+    limit_s = first_silence_s(watched.cluster)
     heard = time.monotonic()
     failed_at: float | None = None
     while True:

@@ -28,7 +28,7 @@ MEASURES = (
 # By whether the lengths are of right boxes (`crossthink eval`) or of rewards (evaluations inside a run).
 RIGHT_MEANS = {
     True: "the last box holds the right answer, whatever the form",
-    False: "R = 1 (where the reward is shaped, R is not 0)",
+    False: "R = 1 (unshaped)",
 }
 
 

@@ -46,7 +46,7 @@ class Scores:
         judged: questions with a valid verdict.
         answers: to all questions, which may have been asked in several runs.
         invalid: answers without a valid verdict.
-        by_box: an answer is right in `tokens_right` where its last box is, whatever its form; else by its reward.
+        by_box: an answer is right in `tokens_right` where its last box is, whatever its form; else where R = 1.
         count_right: how many answers `tokens_right` is the mean of.
         count_wrong: how many `tokens_wrong` is.
     """
@@ -194,9 +194,11 @@ def read_run(folder: Path, key: str = "run") -> RunData:
             f"{key}={folder} is not a run folder: it holds no {CONFIG}. "
             "Give the folder that was out= of `crossthink train` or demo."
         )
-    evaluations = _read_lines(folder / EVALUATIONS, lambda line: _evaluation(line, int(line["step"])))
-    before = _read_json(folder / EVAL_BASE / SUMMARY, _evaluation)
-    after = _read_json(folder / EVAL_FINAL / SUMMARY, _evaluation)
+    config = read_config(folder / CONFIG)
+    shaped = _is_shaped(config)
+    evaluations = _read_lines(folder / EVALUATIONS, lambda line: _evaluation(line, shaped, int(line["step"])))
+    before = _read_json(folder / EVAL_BASE / SUMMARY, lambda value: _evaluation(value, shaped))
+    after = _read_json(folder / EVAL_FINAL / SUMMARY, lambda value: _evaluation(value, shaped))
     # A plain training run has its evaluations, if any, inside: the first stands for before, the last for after.
     if evaluations and not before and evaluations[0].step == 0:
         before = evaluations[0]
@@ -204,7 +206,7 @@ def read_run(folder: Path, key: str = "run") -> RunData:
         after = evaluations[-1]
     return RunData(
         folder=folder,
-        config=read_config(folder / CONFIG),
+        config=config,
         manifest=_read_json(folder / MANIFEST, _manifest) or Manifest(),
         steps=_read_lines(folder / METRICS, _step),
         evaluations=evaluations,
@@ -221,12 +223,24 @@ def finite(value: Any) -> float | None:
     return value if isinstance(value, int | float) and math.isfinite(value) else None
 
 
-def _scores(value: dict[str, Any]) -> Scores:
+def _is_shaped(config: dict[str, Any]) -> bool:
+    """Whether rewards other than 0 and 1 were asked for."""
+    shaping = (config.get("reward") or {}).get("shaping")
+    return isinstance(shaping, dict) and any(
+        shaping.get(key) for key in ("format_credit", "length_penalty", "source_weights")
+    )
+
+
+def _scores(value: dict[str, Any], shaped: bool) -> Scores:
     questions, invalid = int(value["questions"]), int(value.get("invalid") or 0)
     # The evaluations inside a run ask every question once, and say neither.
     judged, answers = int(value.get("judged", questions - invalid)), int(value.get("answers", questions))
     tokens = value.get("tokens")
-    counts = _counts(finite(value.get("reward")), judged)
+    counts = value.get("right"), value.get("wrong")
+    if "right" not in value and not shaped:
+        counts = _counts(finite(value.get("reward")), judged)
+    elif "right" not in value:  # earlier versions took every answer with a reward for right, wrong ones with credit too
+        value = value | {"tokens_right": None, "tokens_wrong": None}
     if isinstance(tokens, dict):  # of `crossthink eval`; the evaluations inside a run state plain means
         right, wrong = tokens["right"], tokens["wrong"]
         counts = right.get("count"), wrong.get("count")
@@ -237,18 +251,18 @@ def _scores(value: dict[str, Any]) -> Scores:
 
 
 def _counts(reward: float | None, judged: int) -> tuple[int | None, int | None]:
-    """Right and wrong ones of the judged answers by their mean reward; unknown where that is shaped, and no share."""
+    """Right and wrong ones of the judged answers by their mean reward, for want of better; None if it is no share."""
     right = -1.0 if reward is None else reward * judged
     if not 0 <= right <= judged or abs(right - round(right)) > 1e-6:
         return None, None
     return round(right), judged - round(right)
 
 
-def _evaluation(value: dict[str, Any], step: int | None = None) -> Evaluation:
+def _evaluation(value: dict[str, Any], shaped: bool, step: int | None = None) -> Evaluation:
     facts = value.get("facts", value)
-    groups = {by: {name: _scores(scores) for name, scores in value.get(by, {}).items()} for by in GROUPS}
+    groups = {by: {name: _scores(scores, shaped) for name, scores in value.get(by, {}).items()} for by in GROUPS}
     return Evaluation(
-        all=_scores(value),
+        all=_scores(value, shaped),
         by_domain=groups["by_domain"],
         by_kind=groups["by_kind"],
         by_source=groups["by_source"],

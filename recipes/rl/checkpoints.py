@@ -107,7 +107,7 @@ def newest_whole(out: Path) -> Checkpoint | None:
         checkpoint = _newest_whole(out)
         return checkpoint.folder.name if checkpoint else None
 
-    name = from_first_rank(look)
+    name = from_first_rank(look, bounded=False)  # it hashes, and storage may hang
     return Checkpoint(out / CHECKPOINTS / name) if name else None
 
 

@@ -16,6 +16,7 @@ from recipes.rl.records import PhaseClock
 from recipes.rl.rollouts import judge, rollout
 from recipes.rl.scoring import Judge
 from recipes.rollout.interface import RolloutEngine, SamplingParams
+from reward_server.verdicts import CORRECT
 
 
 def evaluate(
@@ -52,7 +53,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Counts and means over the valid verdicts: overall and by domain, kind and source.
 
     `reward` is mean R, `accuracy` the judged box whatever the format, `format` the format bit, `answer_accuracy` the
-    last box, else the last number or label; `tokens_right` and `tokens_wrong` are mean response tokens by reward.
+    last box, else the last number or label; `right` and `wrong` count answers by the verdict's status, since a shaped
+    reward of a wrong one need not be 0, and `tokens_right` and `tokens_wrong` are their mean response tokens.
     """
     groups = {
         key: {name: _means([r for r in rows if r[field] == name]) for name in sorted({r[field] for r in rows})}
@@ -63,6 +65,8 @@ def summarise(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     valid = [r for r in rows if r["verdict"]["reward"] is not None]
+    right = [r for r in valid if r["verdict"]["status"] == CORRECT]
+    wrong = [r for r in valid if r["verdict"]["status"] != CORRECT]
 
     def mean(values: list[float]) -> float | None:
         return sum(values) / len(values) if values else None
@@ -70,14 +74,16 @@ def _means(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return {
         "questions": len(rows),
         "invalid": len(rows) - len(valid),
+        "right": len(right),
+        "wrong": len(wrong),
         "reward": mean([r["verdict"]["reward"] for r in valid]),
         "accuracy": mean([r["verdict"]["accuracy"] for r in valid]),
         "format": mean([r["verdict"]["format"] for r in valid]),
         "answer_accuracy": mean([r["answer_accuracy"] or 0 for r in valid]),
         "truncated": mean([float(r["finish_reason"] == "length") for r in rows]),
         "tokens": mean([len(r["token_ids"]) for r in rows]),
-        "tokens_right": mean([len(r["token_ids"]) for r in valid if r["verdict"]["reward"]]),
-        "tokens_wrong": mean([len(r["token_ids"]) for r in valid if not r["verdict"]["reward"]]),
+        "tokens_right": mean([len(r["token_ids"]) for r in right]),
+        "tokens_wrong": mean([len(r["token_ids"]) for r in wrong]),
     }
 
 

@@ -26,7 +26,7 @@ from recipes.rl.stop import StopRequest
 from recipes.rl.walltime import JOB_END, Walltime, job_end
 from recipes.rollout.interface import RemoteEngine
 from recipes.run_files import BAD_BATCHES, rollout_file
-from recipes.spmd import any_rank, is_first_rank
+from recipes.spmd import any_failure, any_rank, is_first_rank
 
 
 def train(config: TrainConfig, parts: Parts, start: int, saved: Mapping[str, Any] | None = None) -> None:
@@ -95,6 +95,7 @@ def _train(
                 best = best.after(step, summary) if best else None
             except UserError as error:
                 failure = error
+        failure = any_failure(failure)  # rank 0 alone writes what an evaluation found, and all save or none
         walltime.step_took(time.monotonic() - began)
         stopping = any_rank(stop.requested)
         last = stopping or skips.reached or failure is not None or step == config.steps

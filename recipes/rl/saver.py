@@ -20,7 +20,6 @@ from crossthink.errors import UserError
 from crossthink.files import names_full_disk
 from recipes.actors.interface import Staged
 from recipes.rl import checkpoints
-from recipes.signs_of_life import beat
 from recipes.spmd import HEARD_S, any_rank, is_first_rank
 from recipes.work import Work
 
@@ -177,10 +176,11 @@ class SaveUnderWay:
 
     def _all_ready(self, wait: bool) -> bool:
         """Whether every rank's thread is through; raises alike on all ranks where one failed."""
-        while any_rank(not self.work.wait(HEARD_S if wait else 0.0)):  # hashing a large one takes many minutes
+        # Hashing a large one takes longer than a collective may. No beat: storage may hang for ever, and the watchers
+        # find a rank that is silent for too long.
+        while any_rank(not self.work.wait(HEARD_S if wait else 0.0)):
             if not wait:
                 return False
-            beat()
         error = self.work.error
         if any_rank(error is not None):
             self._drop()

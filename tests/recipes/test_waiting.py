@@ -1,5 +1,6 @@
 """What rank 0 does while the others wait in a collective may take longer than a collective may."""
 
+import errno
 import json
 import os
 import subprocess
@@ -39,7 +40,8 @@ def found(tmp_path_factory):
 
 
 def test_rank_0_makes_it_and_all_have_it(found):
-    assert [one["value"] for one in found] == ["made", "made"]
+    assert [one["value"][0] for one in found] == ["made", "made"]
+    assert all(one["value"][1] > 3 for one in found)  # it has a limit of its own, so they say that they move
     assert [one["made"] for one in found] == [1, 0]
 
 
@@ -53,10 +55,27 @@ def test_all_wait_for_a_rollout(found):
 
 
 def test_all_wait_for_a_checkpoint(found):
-    assert [one["saved"] for one in found] == ["step_000001"] * 2
+    assert [one["saved"][0] for one in found] == ["step_000001"] * 2
+
+
+@pytest.mark.parametrize("what", ["saved", "checked"])
+def test_none_gives_a_sign_of_life_while_storage_may_hang(found, what):
+    assert [one[what] for one in found] == [["step_000001", 0]] * 2
+
+
+def test_an_evaluation_that_rank_0_cannot_write_ends_all_alike(found):
+    for one in found:
+        said, code = one["evaluation_unwritten"]["said"]
+        assert said.startswith("After step 1 of 3: late (Step 1 is saved in ") and code == 75
+        assert one["evaluation_unwritten"]["saved"] == "step_000001"
 
 
 def test_room_is_asked_for_once_and_refused_to_all(found):
     """A data-parallel copy asks for none; where one rank finds none, all say so, and nothing stays behind."""
     assert [one["copy_needs_no_room"] for one in found] == [None, None]
     assert [one["one_rank_without_room"] for one in found] == [one["no_space"] for one in found]
+
+
+def test_where_nothing_can_be_allocated_the_shares_of_all_ranks_count(found):
+    assert [one["one_share_fits_on_nfs"] for one in found] == [None, None]
+    assert [one["two_shares_on_nfs"] for one in found] == [errno.ENOSPC] * 2

@@ -272,6 +272,7 @@ def test_the_environment_of_a_rank(watched: Watched) -> None:
         "NCCL_DEBUG": "WARN",
     }  # fmt: skip
     watched.cluster.interface = "ib0"
+    watched.cluster.ready_s, watched.cluster.hang_s = 40.0, 7.0
     made = child_environment(watched, given, 9)
     assert made == {
         "PATH": "/bin",
@@ -289,7 +290,7 @@ def test_the_environment_of_a_rank(watched: Watched) -> None:
         "CROSSTHINK_HOST": "10.0.0.1",
         "CROSSTHINK_PARENT": str(os.getpid()),
         "CROSSTHINK_ALIVE_FD": "9",
-        "CROSSTHINK_SILENCE_S": str(watched.cluster.hang_s),
+        "CROSSTHINK_SILENCE_S": "47.0",  # until its first sign of life; the collectives of ranks wait longer
     }
     watched.cluster.interface = None
     assert not any("IFNAME" in name for name in child_environment(watched, given, 9))

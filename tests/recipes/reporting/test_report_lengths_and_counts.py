@@ -44,18 +44,36 @@ def test_lengths_are_of_right_boxes_and_say_so(tmp_path):
     assert "all 100.0 of 7 10.0 of 6 30.0 of 1 30.0 of 1" in text
 
 
-def test_lengths_inside_a_run_are_by_the_reward(tmp_path):
-    run = make_run(tmp_path / "run", steps=2, evaluated=False)
-    rows = [answer_of_run(n, right=n < 4, formed=n < 3, tokens=20 if n < 3 else 8) for n in range(9)]
-    write_lines(run / "evaluations.jsonl", [{"step": 2, **summarise(rows)}])
-    text = page_of(run)
-    assert (
-        "Right means R = 1 (where the reward is shaped, R is not 0)." in text and "all – 20.0 of 3 – 8.0 of 6" in text
-    )
-    for row in rows:
-        row["verdict"]["reward"] *= 0.7
-    write_lines(run / "evaluations.jsonl", [{"step": 2, **summarise(rows)}])
+def run_with_shaped_rewards(folder, left_out=()):
+    """Three right answers of nine; the six wrong ones have credit for their form, and mean reward × 9 is 5."""
+    run = make_run(folder, steps=2, evaluated=False)
+    rows = [answer_of_run(n, right=n < 3, tokens=20 if n < 3 else 8) for n in range(9)]
+    for row in rows[3:]:
+        row["verdict"]["reward"] = 1 / 3
+    summary = {key: value for key, value in summarise(rows).items() if key not in left_out}
+    write_lines(run / "evaluations.jsonl", [{"step": 2, **summary}])
+    return run
+
+
+def test_lengths_inside_a_run_are_by_the_verdict(tmp_path):
+    text = page_of(run_with_shaped_rewards(tmp_path / "run"))
+    assert "Right means R = 1 (unshaped)." in text and "all – 20.0 of 3 – 8.0 of 6" in text
+
+
+def test_of_earlier_versions_only_unshaped_rewards_tell_counts(tmp_path):
+    run = make_run(tmp_path / "plain", steps=2, evaluated=False)
+    summary = summarise([answer_of_run(n, right=n < 4, formed=n < 3, tokens=20 if n < 3 else 8) for n in range(9)])
+    del summary["right"], summary["wrong"]
+    write_lines(run / "evaluations.jsonl", [{"step": 2, **summary}])
+    assert "all – 20.0 of 3 – 8.0 of 6" in page_of(run)
+    write_lines(run / "evaluations.jsonl", [{"step": 2, **summary, "reward": 0.7 * summary["reward"]}])
     assert "all – 20.0 – 8.0" in page_of(run), "a mean of shaped rewards is no count"
+    run = run_with_shaped_rewards(tmp_path / "shaped", left_out=("right", "wrong"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["reward"]["shaping"]["format_credit"] = 1 / 3
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    scores = read_run(run).after.all
+    assert (scores.count_right, scores.count_wrong, scores.tokens_right, scores.tokens_wrong) == (None,) * 4
 
 
 def test_two_measures_of_right_are_told_apart(tmp_path):
@@ -63,7 +81,7 @@ def test_two_measures_of_right_are_told_apart(tmp_path):
     write_lines(run / "evaluations.jsonl", [{"step": 0, **summarise([answer_of_run(1, True)])}])
     write_evaluation(run / "eval/final", [sample(1)])
     assert (
-        "R is not 0) before training, and the last box holds the right answer, whatever the form after it"
+        "R = 1 (unshaped) before training, and the last box holds the right answer, whatever the form after it"
         in page_of(run)
     )
 

@@ -50,13 +50,14 @@ def test_loose_answer(kind, text, answer):
 def result(domain, kind, source, reward, accuracy=None, form=1, loose=None, tokens=4, finish="stop"):
     """A row of samples.jsonl, as far as it is counted."""
     accuracy = accuracy if accuracy is not None or reward is None else int(reward)
+    status = "error" if reward is None else "correct" if accuracy and form else "wrong" if form else "bad_format"
     return {
         "domain": domain,
         "kind": kind,
         "source": source,
         "finish_reason": finish,
         "token_ids": list(range(tokens)),
-        "verdict": {"reward": reward, "accuracy": accuracy, "format": form},
+        "verdict": {"reward": reward, "accuracy": accuracy, "format": form, "status": status},
         "answer_accuracy": loose if loose is not None or reward is None else int(reward),
     }
 
@@ -77,6 +78,8 @@ def test_summary_by_hand():
     assert found == {
         "questions": 5,
         "invalid": 1,
+        "right": 1,
+        "wrong": 3,
         "reward": 0.25,
         "accuracy": 0.5,
         "format": 0.5,
@@ -93,6 +96,19 @@ def test_summary_by_hand():
     assert groups["by_kind"]["mcq"]["questions"] == 2 and groups["by_kind"]["mcq"]["answer_accuracy"] == 1.0
     for parts in groups.values():
         assert sum(part["questions"] for part in parts.values()) == 5
+
+
+def test_a_wrong_answer_with_a_shaped_reward_is_wrong():
+    """As format_credit=0.1 gives it; and a right one whose length has cost all of its reward is right."""
+    rows = [
+        result("math", "math", "math", 0.9, accuracy=1, tokens=2),
+        result("math", "math", "math", 0.0, accuracy=1, tokens=8),
+        result("math", "math", "math", 0.1, accuracy=0, tokens=7),
+        result("math", "math", "math", 0.0, form=0, tokens=9),
+    ]
+    found = summarise(rows)
+    assert (found["right"], found["wrong"]) == (2, 2)
+    assert (found["tokens_right"], found["tokens_wrong"]) == (5.0, 8.0)
 
 
 def test_a_mean_of_nothing_is_none():
