@@ -71,7 +71,7 @@ def batches(seed: int, size: int, count: int, kinds: dict[str, float] | None = N
 def hang(number: int) -> Item:
     """An item whose answer keeps Math-Verify busy for minutes; another for every number."""
     response = f"<think>Expand.</think> \\boxed{{\\prod_{{k=1}}^{{9000}} (x+k+{number})}}"
-    return Item(f"hang {number}", "math", response, ("x^2",))
+    return Item(f"hang {number}", "math", response, (r"\prod_{k=1}^{2} x",))
 
 
 def _response(draw: random.Random, answer: str) -> tuple[str, str]:

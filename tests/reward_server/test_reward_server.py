@@ -13,7 +13,7 @@ import time
 import httpx
 import psutil
 import pytest
-from reward_helpers import ROOT, RUN, item, serving, spawn, wait_until
+from reward_helpers import ROOT, RUN, hang, item, serving, spawn, wait_until
 
 from conf.reward import PyTritonConfig, ServeRewardConfig
 from crossthink.errors import ConfigError
@@ -130,13 +130,17 @@ def test_healthz_answers_during_a_long_batch():
             item(response=f"<think>{filler}</think>\\boxed{{{n}}}", gold=str(n), ident=str(n)) for n in range(3000)
         ]
         body = json.dumps({"items": [one.to_json() for one in items]}).encode()
-        replies, meanwhile = [], 0
-        sender = threading.Thread(target=lambda: replies.append(post(url, body)))
-        sender.start()
-        while not meanwhile:
-            meanwhile += httpx.get(url + "/healthz", timeout=30).json()["queue"] > 0
-            assert sender.is_alive() or meanwhile, "the batch was over before anybody else was answered"
-        sender.join()
+        replies, meanwhile = [], False
+        with httpx.Client(timeout=30) as client:
+            for _ in range(20):  # on a busy machine a batch may be over before anybody else gets to ask
+                sender = threading.Thread(target=lambda: replies.append(post(url, body)))
+                sender.start()
+                while sender.is_alive() and not meanwhile:
+                    meanwhile = client.get(url + "/healthz").json()["queue"] > 0
+                sender.join()
+                if meanwhile:
+                    break
+        assert meanwhile, "every batch was over before anybody else was answered"
         assert {one["status"] for one in replies[0].json()["items"]} == {"correct"}
 
 
@@ -200,11 +204,10 @@ def test_signals_end_it_cleanly_even_under_load(number):
     with serving(workers=2, deadline_s=60, drain_s=1) as (process, url):
         workers = psutil.Process(process.pid).children(recursive=True)
         assert len(workers) == 3, "two workers and the nursery"
-        hang = item(answer=r"\prod_{k=1}^{9000} (x+k)", gold="x^2")
 
         def send():
             with contextlib.suppress(httpx.TransportError):
-                score(url, hang)
+                score(url, hang())
 
         sender = threading.Thread(target=send)
         sender.start()
