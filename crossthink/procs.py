@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import socket
@@ -34,6 +35,20 @@ def die_with_told_parent() -> None:
     """As `die_with_parent`, with the parent that the variable `PARENT` names; without one nothing is done."""
     if parent := os.environ.get(PARENT):
         die_with_parent(int(parent))
+
+
+@functools.cache
+def forks_die_with_parent() -> None:
+    """From now on, whatever this process or one of its forks forks does as after `die_with_parent`.
+
+    A fork whose parent dies before it could ask for the kernel's signal ends too.
+    """
+    forking = [os.getpid()]
+
+    def before() -> None:
+        forking[0] = os.getpid()
+
+    os.register_at_fork(before=before, after_in_child=lambda: die_with_parent(forking[0]))
 
 
 def free_port(host: str = "127.0.0.1") -> int:

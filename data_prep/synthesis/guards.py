@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from datatrove.data import DocumentsPipeline
 from datatrove.pipeline.base import PipelineStep
 
 from crossthink.errors import UserError
-from crossthink.procs import die_with_parent
+from crossthink.procs import die_with_parent, forks_die_with_parent
 from data_prep.synthesis.stages import check_yield
 
 
@@ -29,9 +28,7 @@ class Guard(PipelineStep):
     def __call__(self, data: DocumentsPipeline = None, rank: int = 0, world_size: int = 1) -> None:
         """Check; there are no documents yet."""
         die_with_parent()
-        os.register_at_fork(
-            after_in_child=die_with_parent
-        )  # Trafilatura's process would wait for a killed one for ever
+        forks_die_with_parent()  # Trafilatura's process would wait for a killed one for ever
         said = check_yield(Path(self.before)) if self.before else None
         if said is not None:
             raise UserError(said)

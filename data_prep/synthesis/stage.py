@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 from conf.compose import from_file
 from conf.synth import SynthConfig
 from crossthink.errors import EXIT_DONE, EXIT_FAILED, UserError
-from crossthink.procs import die_with_parent, die_with_told_parent
+from crossthink.procs import die_with_told_parent, forks_die_with_parent
 from data_prep.synthesis.calls.budget import BudgetReached
 from data_prep.synthesis.local_executor import local_executor
 from data_prep.synthesis.stages import stages
@@ -18,7 +17,7 @@ from data_prep.synthesis.stages import stages
 def main(config_file: str, name: str) -> int:
     """Run it. Returns the exit code; what went wrong stands on stdout."""
     die_with_told_parent()
-    os.register_at_fork(after_in_child=die_with_parent)  # the process with datatrove's queues outlives a killed one
+    forks_die_with_parent()  # the process with datatrove's queues outlives a killed one
     config = from_file(SynthConfig, Path(config_file))
     stage = next(one for one in stages(config) if one.name == name)
     try:

@@ -74,6 +74,34 @@ def test_a_parent_that_is_already_gone():
 
 
 @linux
+@pytest.mark.parametrize("generations", [1, 2])
+def test_a_fork_whose_parent_dies_before_it_asked_for_the_signal(generations):
+    """As when a worker is ended while it starts an extractor: that one would wait for it for ever."""
+    script = f"""
+import os, time
+from crossthink.procs import forks_die_with_parent
+
+def orphaned():
+    if generation == {generations}:
+        while os.getppid() == forking:
+            time.sleep(0.01)
+
+generation = 0
+os.register_at_fork(after_in_child=orphaned)
+forks_die_with_parent()
+while generation < {generations}:
+    generation, forking = generation + 1, os.getpid()
+    if child := os.fork():
+        if generation < {generations}:
+            os.waitpid(child, 0)
+        os._exit(0)
+print("alive")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@linux
 def test_a_child_dies_with_the_parent_that_it_is_told():
     script = "from crossthink.procs import die_with_told_parent; die_with_told_parent(); print('alive')"
 
