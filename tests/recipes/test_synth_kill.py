@@ -147,7 +147,7 @@ def test_killed_at_ten_moments(tmp_path: Path) -> None:
     moments = [
         *(Moment(0, draw.uniform(0.5, 6.0)) for _ in range(2)),
         Moment(ended="pages"),
-        *(Moment(lines, draw.uniform(0.0, 0.3)) for lines in draw.sample(range(1, 120), 6)),
+        *(Moment(lines, draw.uniform(0.0, 0.3)) for lines in draw.sample(range(1, 60), 6)),
         Moment(ended="questions"),
     ]
     with synth_endpoint(tmp_path, brain=BRAIN, shares=SHARES, delay_s=0.2) as server:

@@ -21,7 +21,7 @@ def local_words(world: TinyWorld, out: Path) -> list[str]:
     """Few answers at a time, so that there is a middle to be killed in."""
     return [
         "eval", f"checkpoint={world.base}", f"data={world.held_out}", f"out={out}", world.judged, "limit=12", "runs=2",
-        "max_response_tokens=40", "rollout.batch_size=8", "threads=1",
+        "max_response_tokens=40", "rollout.batch_size=2", "threads=1",
     ]  # fmt: skip
 
 
