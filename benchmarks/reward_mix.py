@@ -69,7 +69,10 @@ def batches(seed: int, size: int, count: int, kinds: dict[str, float] | None = N
 
 
 def hang(number: int) -> Item:
-    """An item whose answer keeps Math-Verify busy for minutes; another for every number."""
+    """An item that passes the static bounds and keeps Math-Verify busy for minutes; another for every number.
+
+    Its ground truth is a product too: where that is done, an answer that is left to do is wrong at once.
+    """
     response = f"<think>Expand.</think> \\boxed{{\\prod_{{k=1}}^{{9000}} (x+k+{number})}}"
     return Item(f"hang {number}", "math", response, (r"\prod_{k=1}^{2} x",))
 

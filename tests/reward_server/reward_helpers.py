@@ -65,14 +65,6 @@ def item(kind="math", answer="5", gold="5", ident="a", **fields):
     return Item(ident, kind, response, golds, tuple(options.items()) if options else None, **fields)
 
 
-def hang(ident="hang", number=0):
-    """An item that passes the static bounds and keeps a worker busy for minutes; another for every number.
-
-    Its ground truth is a product too, for an answer that is left to do is wrong at once where the ground truth is done.
-    """
-    return item(answer=rf"\prod_{{k=1}}^{{9000}} (x+k)+{number}", gold=r"\prod_{k=1}^{2} x", ident=ident)
-
-
 def spawn(**config):
     """A server process that may not be ready yet."""
     return subprocess.Popen(

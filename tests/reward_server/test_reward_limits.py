@@ -12,8 +12,9 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from reward_helpers import hang, item, serving, wait_until
+from reward_helpers import item, serving, wait_until
 
+from benchmarks.reward_mix import hang
 from reward_server import guard
 
 
@@ -45,7 +46,7 @@ def verdicts_counted(url):
 
 def test_a_full_queue_is_429_with_retry_after_and_nothing_is_lost():
     with serving(workers=1, deadline_s=3, max_queue=4) as (_, url), ThreadPoolExecutor(4) as pool:
-        first = pool.submit(post, url, body(*(hang(str(n), n) for n in range(3))))
+        first = pool.submit(post, url, body(*(hang(n) for n in range(3))))
         wait_until(lambda: queue(url) == 3)
         refused = post(url, body(item(), item(ident="b")))
         assert refused.status_code == 429 and 1 <= int(refused.headers["retry-after"]) <= 60
@@ -58,7 +59,7 @@ def test_a_full_queue_is_429_with_retry_after_and_nothing_is_lost():
 
 def test_a_repeated_request_is_not_judged_or_counted_again():
     with serving(workers=1, deadline_s=2) as (_, url), ThreadPoolExecutor(4) as pool:
-        payload = body(hang(), item(ident="b"), request_id="one")
+        payload = body(hang(0), item(ident="b"), request_id="one")
         both = [pool.submit(post, url, payload) for _ in range(2)]
         replies = [one.result().json() for one in both] + [post(url, payload).json()]
         assert replies[0] == replies[1] == replies[2]
@@ -70,7 +71,7 @@ def test_a_repeated_request_is_not_judged_or_counted_again():
 
 def test_a_client_that_goes_away_frees_its_place_and_is_not_counted():
     with serving(workers=1, deadline_s=60) as (_, url):
-        payload = json.dumps(body(hang())).encode()
+        payload = json.dumps(body(hang(0))).encode()
         with socket.create_connection(("127.0.0.1", int(url.rsplit(":", 1)[1]))) as client:
             client.sendall(b"POST /v1/score HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % len(payload) + payload)
             wait_until(lambda: queue(url) == 1 and metrics(url)[("workers",)] >= 1)
@@ -180,7 +181,7 @@ def test_sigterm_answers_what_is_under_way_and_takes_no_more():
     with serving(workers=1, deadline_s=3) as (process, url), ThreadPoolExecutor(2) as pool:
         with httpx.Client(base_url=url) as kept:
             assert kept.get("/readyz").status_code == 200
-            scoring = pool.submit(post, url, body(hang(), item(ident="b")))
+            scoring = pool.submit(post, url, body(hang(0), item(ident="b")))
             wait_until(lambda: queue(url) == 2)
             os.kill(process.pid, signal.SIGTERM)
             reply = scoring.result()

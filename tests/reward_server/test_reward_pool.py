@@ -12,8 +12,9 @@ import time
 import psutil
 import pytest
 from process_helpers import runs
-from reward_helpers import ROOT, hang, item, run_async, wait_until
+from reward_helpers import ROOT, item, run_async, wait_until
 
+from benchmarks.reward_mix import hang
 from reward_server.batch import judge_batch
 from reward_server.pool import DEPTH, WorkerPool
 from reward_server.process import Displaced, WorkerProcess
@@ -32,7 +33,7 @@ def root(n, ident=None):
 
 
 def test_a_hang_is_killed_and_stops_nobody_else():
-    items = [hang()]
+    items = [hang(0)]
     items += [root(n) for n in range(20)]
     items += [item(answer="5", gold="5", ident="cheap")]
 
@@ -199,7 +200,7 @@ def test_memory_is_capped_per_answer_and_kept_memory_costs_the_worker():
 def test_an_abandoned_question_frees_its_worker():
     async def run():
         async with new_pool(1, deadline_s=60.0) as pool:
-            scoring = asyncio.ensure_future(judge_batch([hang()], "equivalent", pool))
+            scoring = asyncio.ensure_future(judge_batch([hang(0)], "equivalent", pool))
             await asyncio.sleep(0.3)
             (pid,) = [pid for pid in pool.pids if psutil.Process(pid).cpu_times().user > 0.1] or pool.pids[:1]
             scoring.cancel()
@@ -214,7 +215,7 @@ def test_an_abandoned_question_frees_its_worker():
 def test_a_dear_question_steps_aside():
     async def run():
         async with new_pool(1, deadline_s=60.0) as pool:
-            dear = asyncio.ensure_future(judge_batch([hang()], "equivalent", pool))
+            dear = asyncio.ensure_future(judge_batch([hang(0)], "equivalent", pool))
             await asyncio.sleep(0.05)
             verdicts = await judge_batch([root(n) for n in range(5)], "equivalent", pool)
             assert not dear.done()
@@ -263,7 +264,7 @@ def test_workers_die_with_a_server_that_is_killed():
 def test_cheap_items_do_not_wait_for_slow_ones():
     async def run():
         async with new_pool(1, deadline_s=3.0) as pool:
-            slow = asyncio.ensure_future(judge_batch([hang()] * 2, "equivalent", pool))
+            slow = asyncio.ensure_future(judge_batch([hang(0)] * 2, "equivalent", pool))
             await asyncio.sleep(0.1)
             started = time.monotonic()
             cheap = await judge_batch([item(ident=str(n)) for n in range(200)], "equivalent", pool)

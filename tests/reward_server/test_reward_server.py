@@ -13,8 +13,9 @@ import time
 import httpx
 import psutil
 import pytest
-from reward_helpers import ROOT, RUN, hang, item, serving, spawn, wait_until
+from reward_helpers import ROOT, RUN, item, serving, spawn, wait_until
 
+from benchmarks.reward_mix import hang
 from conf.reward import PyTritonConfig, ServeRewardConfig
 from crossthink.errors import ConfigError
 from reward_server.serve import check
@@ -207,7 +208,7 @@ def test_signals_end_it_cleanly_even_under_load(number):
 
         def send():
             with contextlib.suppress(httpx.TransportError):
-                score(url, hang())
+                score(url, hang(0))
 
         sender = threading.Thread(target=send)
         sender.start()
